@@ -1,0 +1,46 @@
+"""`stillroom label`, `train`, `evaluate`, `export`, `report`: one stage, and those before it that are not done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from stillroom.cli.options import AllowCode, JobFile, Overrides, RunDir
+
+
+def label(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:
+    """Ask the teacher; keep its answers in the knowledge store."""
+    _until("label", job_file, overrides, run_dir, allow_code)
+
+
+def train(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:
+    """Train the students and their controls."""
+    _until("train", job_file, overrides, run_dir, allow_code)
+
+
+def evaluate(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:
+    """Measure every arm on the test split."""
+    _until("evaluate", job_file, overrides, run_dir, allow_code)
+
+
+def export(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:
+    """Export the student, and check that the export agrees with it."""
+    _until("export", job_file, overrides, run_dir, allow_code)
+
+
+def report(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:
+    """Write report.html and model-card.md."""
+    _until("report", job_file, overrides, run_dir, allow_code)
+
+
+def _until(stage: str, job_file: Path, overrides: list[str] | None, run_dir: Path | None, allow_code: bool) -> None:
+    from stillroom.spec.load import load_job
+
+    job = load_job(job_file, overrides or ())
+    from stillroom.cli.terminal import Terminal
+    from stillroom.pipeline.run import run as run_job
+
+    with Terminal() as terminal:
+        result = run_job(job, run_dir=run_dir, allow_code=allow_code, listener=terminal, until=stage)
+    typer.echo(f"{stage}: done, in {result.folder.path}")

@@ -1,0 +1,1 @@
+"""Records, protocols, errors, fingerprints and the registry: what every area shares."""

@@ -1,0 +1,91 @@
+"""The evaluate stage: every arm on the test split, once, with intervals and costs."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillroom.core.files import write_bytes, write_json
+from stillroom.core.records import Evidence, Measure
+from stillroom.evaluation.cost import measure_cost
+from stillroom.evaluation.evidence import build_evidence
+from stillroom.models.calibrated import apply_calibration
+from stillroom.models.load import load_predictor
+from stillroom.pipeline.label import TransferSet, label
+from stillroom.pipeline.train import arms, curve_of, train
+from stillroom.pipeline.work import Work
+from stillroom.teachers.answers import ask
+
+
+def evaluate(work: Work) -> Evidence:
+    """Measure the teacher, the students and the controls on the test split; write evidence.json and details.json."""
+    train(work)
+    inputs = work.inputs("evaluate")
+    record = work.folder.done("evaluate", inputs)
+    work.listener.stage("evaluate", resumed=record is not None)
+    if record is not None:
+        return Evidence.from_json(record["evidence"])
+    transfer, job, data = label(work), work.job, work.dataset
+    predictions = _predict(work, transfer)
+    costs: list[Measure] = []
+    if job.evaluation.cost:
+        work.listener.say("measuring latency, throughput, memory and size")
+        folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
+        costs = measure_cost(
+            folders, data.test.features, calls=job.evaluation.latency_calls, seed=job.seed, allow_code=work.allow_code
+        )
+    curves = {arm: curve_of(work.folder.arm(arm, 0)) for arm in arms(work)}
+    evidence, details = build_evidence(
+        task=data.task, classes=data.classes, test=data.test, predictions=predictions, costs=costs, primary=job.primary,
+        confidence=job.evaluation.confidence, resamples=job.evaluation.resamples, seed=job.seed, slices=job.evaluation.slices, curves=curves,
+    )  # fmt: skip
+    write_json(work.folder.details, details.to_json())
+    work.folder.finish("evaluate", inputs, evidence=evidence.to_json(), test_reads=test_reads(work) + 1)
+    write_evidence(work, evidence)
+    return evidence
+
+
+def test_reads(work: Work) -> int:
+    """How many times this run has evaluated on its test split."""
+    import json
+
+    try:
+        return int(json.loads(work.folder.record("evaluate").read_text(encoding="utf-8"))["test_reads"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return 0
+
+
+def write_evidence(work: Work, evidence: Evidence, more: tuple[Measure, ...] = ()) -> Evidence:
+    """Write evidence.json: what the evaluation found, and the rows of the exports."""
+    names = (*evidence.arms, *(m.arm for m in more))
+    whole = Evidence(tuple(dict.fromkeys(names)), (*evidence.measures, *more), evidence.verdict)
+    write_json(work.folder.evidence, whole.to_json())
+    return whole
+
+
+def _predict(work: Work, transfer: TransferSet) -> dict[str, list[NDArray[np.float64]]]:
+    """Every arm's answers to the test rows; also kept in predictions.npz, for whoever wants to check the figures."""
+    data = work.dataset
+    features = data.test.features
+    work.listener.say(f"asking every arm about {len(data.test)} test rows")
+    teacher = ask(load_predictor(work.folder.teacher, allow_code=work.allow_code), features, data.classes)
+    if transfer.calibration.kept:
+        teacher = apply_calibration(teacher, transfer.calibration)
+    predictions = {"teacher": [teacher]}
+    for arm in arms(work):
+        folders: list[Path] = [work.folder.arm(arm, i) for i in range(len(work.seeds))]
+        predictions[arm] = [load_predictor(folder).predict_values(features) for folder in folders]
+    arrays: dict[str, Any] = {f"{arm}-{i}": values for arm, found in predictions.items() for i, values in enumerate(found)}
+    content = io.BytesIO()
+    np.savez_compressed(content, keys=data.test.keys, target=data.test.target, **arrays)
+    write_bytes(work.folder.path / "predictions.npz", content.getvalue())
+    return predictions
+
+
+def measures_as_json(measures: list[Measure]) -> list[dict[str, Any]]:
+    return [asdict(measure) for measure in measures]

@@ -1,0 +1,133 @@
+"""The run directory: where each thing lies, which stages are done, and that only one process works in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stillroom.core.errors import BadInput, StageFailed
+from stillroom.core.files import write_json, writing
+
+STAGES = ("label", "train", "evaluate", "export", "report")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names every path of a run, and reads and writes the stages' records."""
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.yaml"
+
+    @property
+    def evidence(self) -> Path:
+        return self.path / "evidence.json"
+
+    @property
+    def details(self) -> Path:
+        return self.path / "details.json"
+
+    @property
+    def lineage(self) -> Path:
+        return self.path / "lineage.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "model-card.md"
+
+    @property
+    def knowledge(self) -> Path:
+        return self.path / "knowledge"
+
+    @property
+    def teacher(self) -> Path:
+        return self.path / "teacher"
+
+    @property
+    def student(self) -> Path:
+        """The student that ships: the one of the first seed, chosen before anything was measured."""
+        return self.path / "student"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints of unfinished trainings; safe to delete once the run is done."""
+        return self.path / "work"
+
+    def export(self, kind: str) -> Path:
+        return self.path / "exports" / kind
+
+    def arm(self, arm: str, index: int) -> Path:
+        """The trained model of an arm and a seed's index."""
+        return self.student if (arm, index) == ("student", 0) else self.path / "arms" / f"{arm}-{index}"
+
+    def record(self, stage: str) -> Path:
+        return self.path / "stages" / f"{stage}.json"
+
+    def done(self, stage: str, inputs: str) -> dict[str, Any] | None:
+        """What the stage recorded when it ended, if it ended with these inputs; else None."""
+        try:
+            content = json.loads(self.record(stage).read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return content if isinstance(content, dict) and content.get("inputs") == inputs else None
+
+    def finish(self, stage: str, inputs: str, **results: Any) -> dict[str, Any]:
+        """Record that the stage has ended with these inputs, and what it found."""
+        content = {"inputs": inputs, **results}
+        write_json(self.record(stage), content)
+        return content
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out of this run. The lock goes with the process, however it ends.
+
+        Raises:
+            BadInput: another process is at work here.
+            StageFailed: the folder cannot be written.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput.at(str(self.path), "another process works on this run; wait for it, or choose another folder with --run.") from None
+            yield
+        finally:
+            os.close(handle)
+
+
+def open_run(path: Path) -> RunFolder:
+    """A finished or unfinished run that is there already.
+
+    Raises:
+        BadInput: no run in this folder.
+    """
+    folder = RunFolder(path)
+    if not folder.job.is_file():
+        raise BadInput.at(str(path), "is no run: it has no job.yaml. Give the folder that `stillroom run` wrote, such as runs/NAME.")
+    return folder
+
+
+def require(path: Path, stage: str) -> Path:
+    """`path`, which the stage named has written.
+
+    Raises:
+        StageFailed: it is not there.
+    """
+    if not path.exists():
+        raise StageFailed(f"{path} is missing; run `stillroom {stage}` on the job first.")
+    return path

@@ -1,0 +1,89 @@
+"""The report stage: report.html, model-card.md and lineage.json, from what the other stages recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from typing import Any
+
+from stillroom.core.files import write_json, write_text
+from stillroom.core.fingerprint import folder_fingerprint
+from stillroom.core.records import Details, Evidence
+from stillroom.lineage.record import lineage_record, package_versions
+from stillroom.pipeline.evaluate import test_reads
+from stillroom.pipeline.export import export, parity_of
+from stillroom.pipeline.label import label
+from stillroom.pipeline.terms import Terms, check_terms
+from stillroom.pipeline.work import Work
+from stillroom.report.card import render_card
+from stillroom.report.data import ReportData
+from stillroom.report.page import render_report
+
+
+def report(work: Work) -> Evidence:
+    """Write the report, the card and the lineage. Always written anew: they only show what is recorded."""
+    evidence = export(work)
+    work.listener.stage("report", resumed=False)
+    transfer, folder = label(work), work.folder
+    labelled = folder.done("label", work.inputs("label")) or {}
+    terms = check_terms(
+        work.job, teacher=str(labelled.get("teacher", "")), data=work.data_fingerprint, student=folder_fingerprint(folder.student)
+    )
+    write_json(folder.lineage, _lineage(work, terms))
+    data = ReportData(
+        title=work.job.name or "job",
+        job=work.job.model_dump(mode="json"),
+        evidence=evidence,
+        details=Details.from_json(json.loads(folder.details.read_text(encoding="utf-8"))),
+        provenance=terms.lines,
+        leak=transfer.leak,
+        calibration=transfer.calibration,
+        parity=parity_of(work),
+        notes=_notes(work, transfer.num_labelled, len(transfer.batch)),
+        environment=environment(),
+        waiver=None if terms.waiver is None else str(terms.waiver),
+    )
+    write_text(folder.report, render_report(data))
+    write_text(folder.card, render_card(data))
+    return evidence
+
+
+def environment() -> dict[str, str]:
+    """The machine and the versions behind the figures."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        **package_versions(),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - no file of ours
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _lineage(work: Work, terms: Terms) -> dict[str, Any]:
+    return lineage_record(
+        job=work.job.model_dump(mode="json"), teachers=terms.teachers, data=terms.data, student=terms.student, waiver=terms.waiver,
+        seeds=work.seeds, packages=package_versions(),
+    )  # fmt: skip
+
+
+def _notes(work: Work, num_labelled: int, num_transfer: int) -> tuple[str, ...]:
+    data = work.dataset
+    notes = [
+        f"{num_labelled} labelled training rows, {num_transfer - num_labelled} rows of the pool, {len(data.test)} test rows.",
+        *data.notes,
+        *work.terms.notes,
+    ]
+    if work.job.labelling.mode == "in-sample":
+        notes.append("The job asked for in-sample labels: the teacher answered rows that it had been fitted on.")
+    if (reads := test_reads(work)) > 1:
+        notes.append(f"This run has read its test split {reads} times. Choosing settings by it makes the figures too good.")
+    return tuple(notes)

@@ -1,0 +1,128 @@
+"""Licences and terms of a job: asked before anything heavy starts, and again before labelling, training and export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stillroom.core.errors import BadInput, Problem
+from stillroom.core.records import Provenance
+from stillroom.lineage.policy import (
+    PRETRAINED_PACKAGES,
+    Waiver,
+    check_data_licence,
+    check_teacher_licence,
+    ensemble_provenance,
+    licence_from_model_card,
+    student_provenance,
+)
+from stillroom.models.locate import locate_model
+from stillroom.spec.data import FileSourceSpec
+from stillroom.spec.job import Job
+from stillroom.spec.teacher import AnyTeacherSpec, EnsembleTeacherSpec, EstimatorTeacherSpec, HuggingFaceTeacherSpec
+
+BUNDLED_LICENCE = "BSD-3-Clause"
+"""scikit-learn's own, under which its bundled data sets are distributed."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The lines of the lineage: an ensemble's members before the ensemble."""
+
+    teachers: tuple[Provenance, ...]
+    data: Provenance
+    student: Provenance
+    waiver: Waiver | None
+
+    @property
+    def lines(self) -> tuple[Provenance, ...]:
+        return (*self.teachers, self.data, self.student)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know before going on."""
+        return [f"{line.role} {line.name!r} ({line.licence}): {condition}" for line in (*self.teachers, self.data) for condition in line.conditions]
+
+
+def check_job(job: Job) -> Terms:
+    """Everything about a job that can be refused without loading a library or a row: its files and its terms.
+
+    Raises:
+        BadInput: files are missing, all of them named; or a licence has to be declared.
+        PolicyRefused: the terms of the teacher or the data forbid the job.
+    """
+    if problems := _missing_files(job):
+        raise BadInput(problems)
+    return check_terms(job)
+
+
+def check_terms(job: Job, *, teacher: str = "", data: str = "", student: str = "") -> Terms:
+    """The lineage of a job whose teacher, data and student have these fingerprints ("" while they are not known).
+
+    Raises:
+        BadInput, PolicyRefused: as `check_job`.
+    """
+    spec = job.policy.waiver
+    waiver = None if spec is None else Waiver(spec.reason, spec.signed_by, spec.date)
+    source = job.data.source
+    if isinstance(source, FileSourceSpec):
+        name, licence = Path(source.train).name, job.data.licence
+    else:
+        name, licence = f"scikit-learn {source.name}", job.data.licence or BUNDLED_LICENCE
+    rows = check_data_licence(name=name, kind=source.kind, fingerprint=data, licence=licence, waiver=waiver)
+    lines = _teacher_terms(job.teacher, "teacher", rows, waiver)
+    lines[-1] = replace(lines[-1], fingerprint=teacher)
+    taught = student_provenance(name=f"{job.name or 'job'} student", kind=job.student.kind, fingerprint=student, sources=[lines[-1], rows])
+    return Terms(tuple(lines), rows, taught, waiver)
+
+
+def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: Waiver | None) -> list[Provenance]:
+    if isinstance(spec, EnsembleTeacherSpec):
+        groups = [_teacher_terms(m.teacher, f"{place}.members[{i}].teacher", data, waiver) for i, m in enumerate(spec.members)]
+        members = [group[-1] for group in groups]
+        whole = ensemble_provenance(name=spec.name or "ensemble", fingerprint="", members=members)
+        return [line for group in groups for line in group] + [whole]
+    fitted_here = isinstance(spec, EstimatorTeacherSpec) and spec.estimator is not None and _package(spec.estimator) not in PRETRAINED_PACKAGES
+    line = check_teacher_licence(
+        name=teacher_name(spec),
+        kind=spec.kind,
+        fingerprint="",
+        licence=spec.licence or _licence_of_folder(spec),
+        place=f"{place}.licence",
+        fitted_here=fitted_here,
+        data=data,
+        waiver=waiver,
+    )
+    return [line]
+
+
+def teacher_name(spec: AnyTeacherSpec) -> str:
+    """How a teacher is called where the job gives it no name."""
+    for field in ("name", "estimator", "fitted", "model", "object", "kind"):
+        if value := getattr(spec, field, None):
+            return str(value)
+    raise AssertionError(spec)
+
+
+def _package(estimator: str) -> str:
+    return estimator.partition(".")[0]
+
+
+def _licence_of_folder(spec: AnyTeacherSpec) -> str | None:
+    """The licence in the model card beside local weights, where there is one."""
+    if not isinstance(spec, HuggingFaceTeacherSpec):
+        return None
+    card = Path(locate_model(spec.model)) / "README.md"
+    return licence_from_model_card(card.read_text(encoding="utf-8")) if card.is_file() else None
+
+
+def _missing_files(job: Job) -> list[Problem]:
+    source = job.data.source
+    named = {}
+    if isinstance(source, FileSourceSpec):
+        named = {"data.source.train": source.train, "data.source.test": source.test, "data.source.unlabeled": source.unlabeled}
+    return [
+        Problem(key, f"= {path}: no such file. Give one that is there, or set the variable in the job's path to its folder.")
+        for key, path in named.items()
+        if path is not None and not Path(path).is_file()
+    ]

@@ -1,0 +1,107 @@
+"""The train stage: a student and a control for every seed, each saved whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillroom.core.files import whole_folder, write_json
+from stillroom.core.protocols import Predictor
+from stillroom.core.records import Batch, CurvePoint
+from stillroom.pipeline.label import TransferSet, label
+from stillroom.pipeline.work import Work
+
+TRAINING_RECORD = "training.json"
+
+
+def arms(work: Work) -> tuple[str, ...]:
+    """The trained arms, the student first."""
+    return ("student", "control") if work.job.evaluation.control else ("student",)
+
+
+def train(work: Work) -> None:
+    """Train every arm at every seed that is not trained yet."""
+    transfer = label(work)
+    inputs = work.inputs("train")
+    record = work.folder.done("train", inputs)
+    work.listener.stage("train", resumed=record is not None)
+    if record is not None:
+        return
+    told = work.listener.task("training")
+    total = len(work.seeds) * len(arms(work))
+    for i, seed in enumerate(work.seeds):
+        for j, arm in enumerate(arms(work)):
+            folder = work.folder.arm(arm, i)
+            if _trained_with(folder) != inputs:
+                predictor, curve = _train_arm(work, transfer, arm, seed)
+                with whole_folder(folder) as draft:
+                    predictor.save(draft)
+                    write_json(draft / TRAINING_RECORD, {"inputs": inputs, "seed": seed, "curve": [asdict(point) for point in curve]})
+            told(i * len(arms(work)) + j + 1, total)
+    work.folder.finish("train", inputs, seeds=list(work.seeds), arms=list(arms(work)))
+    shutil.rmtree(work.folder.work, ignore_errors=True)
+
+
+def curve_of(folder: Path) -> tuple[CurvePoint, ...]:
+    """The learning curve of a trained arm."""
+    content = json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))
+    return tuple(CurvePoint(**point) for point in content["curve"])
+
+
+def _trained_with(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))["inputs"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return None
+
+
+def _train_arm(work: Work, transfer: TransferSet, arm: str, seed: int) -> tuple[Predictor, list[CurvePoint]]:
+    """The student learns from the whole transfer set; the control from its labelled rows alone, as hard labels."""
+    if arm == "control":
+        labelled = np.arange(transfer.num_labelled)
+        batch, answers, weight = transfer.batch.take(labelled), None, 1.0
+    else:
+        batch, answers, weight = transfer.batch, transfer.answers, work.job.objective.hard_label_weight
+    if work.job.student.kind == "huggingface":
+        return _train_encoder(work, batch, answers, weight, arm, seed, steps_as=len(transfer.batch))
+    return _train_estimator(work, batch, answers, weight, seed)
+
+
+def _train_estimator(work: Work, batch: Batch, answers: Any, weight: float, seed: int) -> tuple[Predictor, list[CurvePoint]]:
+    from stillroom.objectives.soft_labels import SoftLabels
+    from stillroom.students.estimators import build_student
+    from stillroom.training.estimators import fit_classifier, fit_regressor
+
+    data = work.dataset
+    recipe = build_student(work.job.student, task=data.task, columns=data.columns, seed=seed)  # type: ignore[arg-type]
+    objective = SoftLabels(work.job.temperature, weight)
+    if data.task == "regression":
+        return fit_regressor(recipe, batch, answers, hard_label_weight=weight, seed=seed)
+    return fit_classifier(recipe, batch, answers, objective, classes=data.classes, seed=seed)
+
+
+def _train_encoder(
+    work: Work, batch: Batch, answers: Any, weight: float, arm: str, seed: int, *, steps_as: int
+) -> tuple[Predictor, list[CurvePoint]]:
+    from stillroom.models.text import TextPredictor
+    from stillroom.objectives.soft_labels_torch import soft_label_loss
+    from stillroom.students.encoders import build_student
+    from stillroom.training.encoder import train_encoder
+
+    data, job = work.dataset, work.job
+    column = data.columns[0].name
+    model, tokenizer = build_student(job.student, teacher=work.folder.teacher, classes=data.classes, seed=seed)  # type: ignore[arg-type]
+    settings = job.training.model_dump()
+    # The same budget for both arms: a control with fewer rows passes over them more often, and takes as many steps.
+    settings["num_train_epochs"] *= steps_as / len(batch)
+    curve = train_encoder(
+        model, tokenizer, batch, column=column, classes=data.classes, probs=answers, temperature=job.temperature,
+        hard_label_weight=weight, loss_fn=soft_label_loss, settings=settings, seed=seed, folder=work.scratch(f"{arm}-{seed}"),
+        validation=data.validation, progress=work.listener.task(f"training the {arm}, seed {seed}"),
+    )  # fmt: skip
+    return TextPredictor(model, tokenizer, data.classes, column, settings["max_length"]), curve

@@ -1,0 +1,85 @@
+"""One job at work in one folder: what every stage needs, made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillroom import __version__
+from stillroom.core.fingerprint import fingerprint
+from stillroom.core.records import Batch, Dataset
+from stillroom.pipeline.folder import RunFolder
+from stillroom.pipeline.progress import Listener
+from stillroom.pipeline.terms import check_terms
+from stillroom.spec.job import Job
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.terms import Terms
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job, its folder, and who listens. `inputs` names what a stage's results depend on."""
+
+    job: Job
+    folder: RunFolder
+    listener: Listener
+    allow_code: bool = False
+
+    @cached_property
+    def terms(self) -> Terms:
+        """Raises PolicyRefused where a teacher's terms forbid the job."""
+        return check_terms(self.job)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        from stillroom.data.build import build_dataset
+
+        dataset = build_dataset(self.job.data, task=self.job.task, seed=self.job.seed)
+        for note in dataset.notes:
+            self.listener.say(f"data: {note}")
+        return dataset
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Covers every row, target and split."""
+        dataset = self.dataset
+        parts = [dataset.train, dataset.test, dataset.validation, dataset.unlabeled]
+        columns = [[column.name, column.kind] for column in dataset.columns]
+        return fingerprint("data", columns, list(dataset.classes), [None if part is None else _batch_facts(part) for part in parts])
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """One a student; the first is the one that ships."""
+        return tuple(self.job.seed + i for i in range(self.job.evaluation.seeds))
+
+    def inputs(self, stage: str) -> str:
+        """The fingerprint of everything that shapes a stage's result: the data, the sections it reads, and the stages before it."""
+        job = self.job
+        sections: dict[str, list[Any]] = {
+            "label": [job.task, job.seed, job.teacher, job.labelling.model_copy(update={"store": None, "batch_size": 1})],
+            "train": [job.student, job.objective, job.training, job.evaluation.seeds, job.evaluation.control],
+            "evaluate": [job.evaluation],
+            "export": [job.export],
+            "report": [job.policy, job.name],
+        }
+        order = list(sections)
+        facts = [_plain(section) for name in order[: order.index(stage) + 1] for section in sections[name]]
+        return fingerprint(__version__, self.data_fingerprint, stage, facts)
+
+    def scratch(self, *parts: str) -> Path:
+        """A folder for the checkpoints of one training."""
+        return self.folder.work.joinpath(*parts)
+
+
+def _plain(section: Any) -> Any:
+    return section.model_dump(mode="json") if hasattr(section, "model_dump") else section
+
+
+def _batch_facts(batch: Batch) -> list[Any]:
+    target = None if batch.target is None else batch.target
+    groups = None if batch.groups is None else [str(group) for group in batch.groups]
+    times = None if batch.times is None else [str(time) for time in batch.times]
+    return [[str(key) for key in batch.keys], target, groups, times]

@@ -1,0 +1,65 @@
+"""What every section of a job file shares: strict, frozen, and it refuses what it does not know."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo
+
+
+class Spec(BaseModel):
+    """A section of the job file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+
+
+def _resolve_path(value: object, info: ValidationInfo) -> object:
+    """What the file says is relative to the file; what the environment says is relative to the working directory."""
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    folder = Path((info.context or {}).get("folder", "."))
+    if match := _VARIABLE.match(value):
+        name, default = match["name"], match["default"]
+        if name in os.environ:
+            value, folder = os.environ[name] + value[match.end() :], Path()
+        elif default is not None:
+            value = default + value[match.end() :]
+        else:
+            raise ValueError(f"the variable {name} is not set; set it, or give a default: ${{{name}:-folder}}.")
+    path = (folder / Path(value).expanduser()).absolute()
+    return os.path.normpath(path)
+
+
+FilePath = Annotated[str, BeforeValidator(_resolve_path), Field(min_length=1)]
+"""A path, made absolute. `${NAME}` and `${NAME:-default}` at its start are taken from the environment."""
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+"""A list of names; YAML has no tuples."""
+
+
+def _no_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} given more than once; name each column once.")
+    return names
+
+
+ColumnNames = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_no_duplicates)]
+Params = dict[str, JsonValue]
+"""Keyword arguments for somebody else's constructor: plain data, checked by that constructor."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def described(text: str, **rules: Any) -> Any:
+    """A field with the sentence that `stillroom schema` and editors show."""
+    return Field(description=text, **rules)

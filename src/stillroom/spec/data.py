@@ -1,0 +1,62 @@
+"""`data`: where the examples come from, which column is what, and how they are split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from stillroom.spec.base import ColumnNames, FilePath, Fraction, Names, Spec, described
+
+
+class SklearnSourceSpec(Spec):
+    """A data set that scikit-learn carries: no download."""
+
+    kind: Literal["sklearn"] = "sklearn"
+    name: Literal["breast_cancer", "diabetes", "digits", "iris", "wine"] = described("The set, by its loader's name: load_<name>.")
+
+
+class FileSourceSpec(Spec):
+    """Files: .csv, .tsv, .parquet, .jsonl, the text formats also with .gz behind."""
+
+    kind: Literal["file"] = "file"
+    train: FilePath = described("The labelled examples; split further where `test` is absent.")
+    test: FilePath | None = described("The held-out examples; absent: a share of `train`, see `split`.", default=None)
+    unlabeled: FilePath | None = described("More examples of the same columns, without the target: the pool.", default=None)
+    missing_values: Names = described("Cells that mean 'missing', besides blanks.", default=())
+    limit: Annotated[int, Field(ge=1)] | None = described(
+        "At most this many rows of each file, drawn with the job's seed (stratified over classes); for trials.", default=None
+    )
+
+
+SourceSpec = Annotated[SklearnSourceSpec | FileSourceSpec, Field(discriminator="kind")]
+
+
+class SplitSpec(Spec):
+    """How rows are set aside. The test split is read once, by the evaluation."""
+
+    test: Fraction = described("Share of rows for the test split; unused where the source has a test file.", default=0.25)
+    validation: Annotated[float, Field(ge=0, lt=1)] = described(
+        "Share of the training rows kept for learning curves of torch students; never trained on.", default=0.0
+    )
+    kind: Literal["random", "group", "time"] = described(
+        "random: stratified over classes. group: no group in two splits or folds. time: the test rows are the latest.", default="random"
+    )
+    column: str | None = described("The group or time column; not used as a feature.", default=None)
+
+
+class DataSpec(Spec):
+    """The examples of a job."""
+
+    source: SourceSpec
+    target: str | None = described("The column to predict; bundled sets know their own.", default=None)
+    text: str | None = described("The text column (text-classification).", default=None)
+    categorical: ColumnNames = described("Columns to treat as categories, whatever their cells look like.", default=())
+    numeric: ColumnNames = described("Columns to treat as numbers; a cell that is none is an error.", default=())
+    ignore: ColumnNames = described("Columns that are not features (identifiers, leaks).", default=())
+    split: SplitSpec = SplitSpec()
+    unlabeled_share: Annotated[float, Field(ge=0, lt=1)] = described(
+        "Share of the training rows whose labels are set aside: they become the pool.", default=0.0
+    )
+    licence: str | None = described("The licence of the data, for the record and the model card.", default=None)
+    extra: dict[str, JsonValue] = described("Free notes about the data, copied to the lineage record.", default={})

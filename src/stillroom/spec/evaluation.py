@@ -1,0 +1,24 @@
+"""`evaluation`: what is measured, how often, and what the verdict is about."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stillroom.spec.base import ColumnNames, Count, Fraction, Spec, described
+
+PrimaryMeasure = Literal["accuracy", "macro_f1", "roc_auc", "log_loss", "r2", "mae", "rmse"]
+
+
+class EvaluationSpec(Spec):
+    """Arms, seeds and intervals."""
+
+    control: bool = described("Train the same student on hard labels only, and judge distillation against it.", default=True)
+    primary: PrimaryMeasure | None = described("What the verdict is about; default accuracy, r2 for regression.", default=None)
+    seeds: Annotated[int, Field(ge=1, le=100)] = described("How many students (and controls) are trained, each with a seed of its own.", default=3)
+    confidence: Fraction = described("Level of every interval.", default=0.95)
+    resamples: Annotated[int, Field(ge=100)] = described("Bootstrap resamples.", default=2000)
+    slices: ColumnNames = described("Columns whose groups are also measured apart.", default=())
+    cost: bool = described("Measure latency, throughput, memory and size of every arm.", default=True)
+    latency_calls: Count = described("Timed calls at batch size 1.", default=200)

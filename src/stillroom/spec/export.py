@@ -1,0 +1,19 @@
+"""`export`: what the student is turned into, and how exactly it must match."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stillroom.spec.base import Spec, described
+
+
+class ExportSpec(Spec):
+    """Formats beside the student's own folder."""
+
+    formats: Annotated[tuple[Literal["onnx"], ...], Field(strict=False)] = described("What to export.", default=("onnx",))
+    tolerance: Annotated[float, Field(gt=0)] = described(
+        "Largest difference over the test split that an export may show: absolute for probabilities, in units of the target's standard deviation for regression.",
+        default=1e-4,
+    )

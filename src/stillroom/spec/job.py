@@ -1,0 +1,90 @@
+"""The whole job: every section, and what must hold between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.core.errors import Problem
+from stillroom.core.records import Task
+from stillroom.spec.base import Spec, described
+from stillroom.spec.data import DataSpec
+from stillroom.spec.evaluation import EvaluationSpec
+from stillroom.spec.export import ExportSpec
+from stillroom.spec.objective import ObjectiveSpec
+from stillroom.spec.policy import PolicySpec
+from stillroom.spec.student import AnyStudentSpec
+from stillroom.spec.teacher import AnyTeacherSpec, LabellingSpec
+from stillroom.spec.training import TrainingSpec
+
+JobTask = Literal["tabular-classification", "tabular-regression", "text-classification"]
+_REGRESSION_MEASURES = ("r2", "mae", "rmse")
+
+
+class Job(Spec):
+    """One distillation, from data to report."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = described("Names the run's folder; default: the file's name.", default=None)
+    task: JobTask = described("What is predicted from what.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = described("Everything random in the job is drawn from it.", default=0)
+    data: DataSpec
+    teacher: AnyTeacherSpec
+    student: AnyStudentSpec
+    labelling: LabellingSpec = LabellingSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    export: ExportSpec = ExportSpec()
+    policy: PolicySpec = PolicySpec()
+
+    @property
+    def kind_of_task(self) -> Task:
+        return "regression" if self.task == "tabular-regression" else "classification"
+
+    @property
+    def primary(self) -> str:
+        """The measure that the verdict is about."""
+        return self.evaluation.primary or ("r2" if self.kind_of_task == "regression" else "accuracy")
+
+    @property
+    def temperature(self) -> float:
+        """T; 1 for regression, where it has no meaning."""
+        if self.kind_of_task == "regression":
+            return 1.0
+        return 2.0 if self.objective.temperature is None else self.objective.temperature
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Job:
+        if problems := list(self._disagreements()):
+            raise ValueError("\n".join(str(problem) for problem in problems))
+        return self
+
+    def _disagreements(self) -> Iterator[Problem]:
+        data, split = self.data, self.data.split
+        regression = self.kind_of_task == "regression"
+        if data.source.kind == "file" and data.target is None:
+            yield Problem("data.target", "is missing; name the column to predict.")
+        if data.source.kind == "sklearn" and data.target is not None:
+            yield Problem("data.target", f"= {data.target!r}, but bundled sets know their own target; remove it.")
+        if (self.task == "text-classification") != (data.text is not None):
+            yield Problem("data.text", "names the text column of task: text-classification, and goes only with it.")
+        if (split.kind == "random") != (split.column is None):
+            yield Problem("data.split.column", "goes with split.kind group or time, and each of these needs it.")
+        if data.source.kind == "file" and data.source.unlabeled is not None and data.unlabeled_share > 0:
+            yield Problem("data.unlabeled_share", "and source.unlabeled both make the pool; give one of them.")
+        if both := sorted(set(data.categorical) & set(data.numeric)):
+            yield Problem("data.categorical", f"and data.numeric both name {', '.join(both)}; keep one.")
+        if regression and self.objective.temperature is not None:
+            yield Problem("objective.temperature", "has no meaning for regression; remove it.")
+        if self.evaluation.primary and (self.evaluation.primary in _REGRESSION_MEASURES) != regression:
+            allowed = ", ".join(_REGRESSION_MEASURES) if regression else "accuracy, macro_f1, roc_auc, log_loss"
+            yield Problem("evaluation.primary", f"= {self.evaluation.primary!r} does not fit task {self.task!r}; allowed: {allowed}.")
+        if self.task != "text-classification":
+            if self.teacher.kind == "huggingface":
+                yield Problem("teacher.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
+            if self.student.kind == "huggingface":
+                yield Problem("student.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator.")
+        if not self.evaluation.control and self.objective.hard_label_weight == 1:
+            yield Problem("objective.hard_label_weight", "= 1 never looks at the teacher; that is the control itself.")
