@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job: objective.temperature=4.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job: objective.temperature=4.")
+]
 RunDir = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run's folder; default runs/NAME.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the job import Python objects of yours.")]

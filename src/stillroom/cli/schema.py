@@ -7,7 +7,6 @@ import json
 import typer
 
 
-
 def schema() -> None:
     """Print the JSON Schema of the job file."""
     from stillroom.spec.job import Job

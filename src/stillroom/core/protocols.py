@@ -85,11 +85,12 @@ class SoftLabelObjective(Protocol):
     """
 
     def targets(self, p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n, K) distributions to fit by cross-entropy with a student whose output is the *tempered* distribution."""
+        """(n, K) masses to fit by weighted cross-entropy with a student whose output is the *tempered* distribution."""
         ...
 
     def logit_scale(self, p: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
-        """What the log-probabilities of such a student are multiplied by at prediction, before softmax: T where w = 0, 1 where T = 1 or w = 1."""
+        """What the log-probabilities of such a student are multiplied by at prediction, before softmax:
+        T where w = 0, 1 where T = 1 or w = 1."""
         ...
 
     def loss(self, raw: NDArray[np.float64], p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,13 +8,34 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from stillroom.core.provenance import Provenance, Task
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-Task = Literal["classification", "regression"]
 ColumnKind = Literal["numeric", "categorical", "text"]
+__all__ = [
+    "Batch",
+    "Calibration",
+    "Column",
+    "CurvePoint",
+    "Dataset",
+    "Details",
+    "Disagreement",
+    "Evidence",
+    "Knowledge",
+    "LeakFinding",
+    "Measure",
+    "ParityCheck",
+    "Provenance",
+    "ReliabilityBin",
+    "SliceMeasure",
+    "Task",
+    "Verdict",
+]
+
 EVIDENCE_SCHEMA = "stillroom/evidence@1"
 
 
@@ -263,19 +284,3 @@ class ParityCheck:
     tolerance: float
     label_agreement: float | None
     n: int
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """One teacher (or data set) in the lineage: what it is, under which licence, and what that permits."""
-
-    role: Literal["teacher", "data", "student"]
-    name: str
-    kind: str
-    fingerprint: str
-    licence: str
-    output_training: Literal["allowed", "conditional", "forbidden", "unknown", "waived"]
-    """May its answers train other models? `waived` only with the job's signed waiver."""
-    conditions: tuple[str, ...] = ()
-    source: str = ""
-    checked_on: str = ""

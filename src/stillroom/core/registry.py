@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 
 from stillroom.core.errors import BadInput, nearest
 
 
 def is_plugin(group: str, kind: str) -> bool:
     """Does an installed package add `kind` to the entry-point group "stillroom.<group>"?"""
+    from importlib.metadata import entry_points
+
     return bool(entry_points(group=f"stillroom.{group}", name=kind))
 
 
@@ -22,6 +23,8 @@ def resolve(group: str, kind: str, builtin: Mapping[str, str]) -> object:
     Raises:
         BadInput: no such kind, or an installed package redefines a built-in one.
     """
+    from importlib.metadata import EntryPoint, entry_points  # slow to import, and rarely needed
+
     added = {e.name: e.value for e in entry_points(group=f"stillroom.{group}")}
     if clash := sorted(added.keys() & builtin.keys()):
         raise BadInput.at(group, f"an installed package redefines {clash}; rename them there.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,12 @@ def evaluate(work: Work) -> Evidence:
     if job.evaluation.cost:
         work.listener.say("measuring latency, throughput, memory and size")
         folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
-        costs = measure_cost(
-            folders, data.test.features, calls=job.evaluation.latency_calls, seed=job.seed, allow_code=work.allow_code
-        )
+        costs = measure_cost(folders, data.test.features, calls=job.evaluation.latency_calls, seed=job.seed, allow_code=work.allow_code)
     curves = {arm: curve_of(work.folder.arm(arm, 0)) for arm in arms(work)}
     evidence, details = build_evidence(
         task=data.task, classes=data.classes, test=data.test, predictions=predictions, costs=costs, primary=job.primary,
-        confidence=job.evaluation.confidence, resamples=job.evaluation.resamples, seed=job.seed, slices=job.evaluation.slices, curves=curves,
+        confidence=job.evaluation.confidence, resamples=job.evaluation.resamples,
+        seed=job.seed, slices=job.evaluation.slices, curves=curves,
     )  # fmt: skip
     write_json(work.folder.details, details.to_json())
     work.folder.finish("evaluate", inputs, evidence=evidence.to_json(), test_reads=test_reads(work) + 1)
@@ -86,6 +84,3 @@ def _predict(work: Work, transfer: TransferSet) -> dict[str, list[NDArray[np.flo
     write_bytes(work.folder.path / "predictions.npz", content.getvalue())
     return predictions
 
-
-def measures_as_json(measures: list[Measure]) -> list[dict[str, Any]]:
-    return [asdict(measure) for measure in measures]

@@ -56,9 +56,7 @@ def _export(work: Work, kind: str) -> tuple[ParityCheck, list[Measure]]:
     with whole_folder(folder) as draft:
         _write_onnx(student, draft)
         # Before the draft takes its place: an export that disagrees never lies there to be shipped.
-        check = check_parity(
-            student, load_predictor(draft), data.test.features, tolerance=work.job.export.tolerance, scale=_scale(work)
-        )
+        check = check_parity(student, load_predictor(draft), data.test.features, tolerance=work.job.export.tolerance, scale=_scale(work))
     work.listener.say(f"{kind}: largest difference from the student over {check.n} test rows {check.largest_difference:.2g}")
     measures = [Measure(ARM, "parity_largest_difference", check.largest_difference, None, None, check.n, 1)]
     if check.label_agreement is not None:

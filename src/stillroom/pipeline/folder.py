@@ -104,7 +104,9 @@ class RunFolder:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BadInput.at(str(self.path), "another process works on this run; wait for it, or choose another folder with --run.") from None
+                raise BadInput.at(
+                    str(self.path), "another process works on this run; wait for it, or choose another folder with --run."
+                ) from None
             yield
         finally:
             os.close(handle)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,6 @@ from stillroom.teachers.calibration import calibrate
 from stillroom.teachers.labelling import fit_teacher, label_after_fit, label_fixed, label_in_sample, label_out_of_fold
 from stillroom.teachers.leakage import find_leak, refuse_leakage
 from stillroom.teachers.teacher import PredictorTeacher
-
-if TYPE_CHECKING:
-    from stillroom.pipeline.folder import RunFolder
 
 LEAK_SAMPLE = 2000
 """Rows on which in-sample and out-of-fold answers are compared: enough for two digits, cheap for a slow teacher."""
@@ -61,7 +59,7 @@ def label(work: Work) -> TransferSet:
     work.listener.stage("label", resumed=record is not None)
     source = build_teacher(
         job.teacher, columns=data.columns, classes=data.classes, task=data.task, seed=job.seed, allow_code=work.allow_code,
-        fine_tune=fine_tuner(work, "teacher"),
+        fine_tune=fine_tuner(work), work=work.scratch("teacher"), mode=job.labelling.mode,
     )  # fmt: skip
     train, pool = data.train, _pool(work)
     store = KnowledgeStore(job.labelling.store or work.folder.knowledge)
@@ -115,7 +113,7 @@ class _Keeper:
                 self.recipe, data.train, store, classes=data.classes, seed=seed, batch_size=size, progress=told, fitted=self.teacher
             )
         folds = make_folds(
-            data.train, task=data.task, num_folds=work.job.labelling.folds, kind=work.job.data.split.kind, seed=seed
+            data.train, task=data.task, num_folds=work.job.labelling.folds, kind=work.job.data.split.kind, seed=seed, classes=data.classes
         )
         told = work.listener.task(f"asking the teacher, {len(folds)} folds")
         rows = [(fold.fit_rows, fold.answer_rows) for fold in folds]
@@ -173,16 +171,26 @@ def _together(train: Batch, pool: Batch | None) -> Batch:
     return Batch(features, np.concatenate([train.keys, pool.keys]), np.concatenate([train.target, none]))
 
 
-def fine_tuner(work: Work, who: str) -> Callable[..., None]:
+def fine_tuner(work: Work) -> Callable[..., None]:
     """Fine-tuning on hard labels, handed to teachers that ask for it: areas do not know each other."""
 
-    def fine_tune(model: Any, tokenizer: Any, batch: Batch, *, column: str, classes: tuple[str, ...], settings: dict[str, Any], seed: int, folder: Any) -> None:
+    def fine_tune(
+        model: Any,
+        tokenizer: Any,
+        batch: Batch,
+        *,
+        column: str,
+        classes: tuple[str, ...],
+        settings: dict[str, Any],
+        seed: int,
+        folder: Path,
+    ) -> None:
         from stillroom.objectives.soft_labels_torch import soft_label_loss
         from stillroom.training.encoder import train_encoder
 
         train_encoder(
             model, tokenizer, batch, column=column, classes=classes, probs=None, temperature=1.0, hard_label_weight=1.0,
-            loss_fn=soft_label_loss, settings=settings, seed=seed, folder=folder, progress=work.listener.task(f"fine-tuning the {who}"),
+            loss_fn=soft_label_loss, settings=settings, seed=seed, folder=folder, progress=work.listener.task("fine-tuning the teacher"),
         )  # fmt: skip
 
     return fine_tune

@@ -72,7 +72,7 @@ def load(run_dir: Path | str) -> StudentPredictor:
 def predict_file(run_dir: Path, file: Path) -> str:
     """CSV text: a row a row of the file, with the prediction and, for a classification, every class's probability."""
     student = load(run_dir)
-    values = student._values(read_table(file))
+    values = student._values(read_table(file, place="FILE"))
     if not student.classes:
         return str(pd.DataFrame({"prediction": values}).to_csv(index=False))
     table = pd.DataFrame(values, columns=[f"p_{name}" for name in student.classes])

@@ -19,6 +19,7 @@ from stillroom.pipeline.work import Work
 from stillroom.report.card import render_card
 from stillroom.report.data import ReportData
 from stillroom.report.page import render_report
+from stillroom.teachers.build import teacher_notes
 
 
 def report(work: Work) -> Evidence:
@@ -80,7 +81,7 @@ def _notes(work: Work, num_labelled: int, num_transfer: int) -> tuple[str, ...]:
     notes = [
         f"{num_labelled} labelled training rows, {num_transfer - num_labelled} rows of the pool, {len(data.test)} test rows.",
         *data.notes,
-        *work.terms.notes,
+        *teacher_notes(work.job.teacher),
     ]
     if work.job.labelling.mode == "in-sample":
         notes.append("The job asked for in-sample labels: the teacher answered rows that it had been fitted on.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stillroom.core.errors import BadInput, Problem
-from stillroom.core.records import Provenance
+from stillroom.core.provenance import Provenance
 from stillroom.lineage.policy import (
     PRETRAINED_PACKAGES,
     Waiver,
@@ -41,7 +41,11 @@ class Terms:
     @property
     def notes(self) -> list[str]:
         """What a person should know before going on."""
-        return [f"{line.role} {line.name!r} ({line.licence}): {condition}" for line in (*self.teachers, self.data) for condition in line.conditions]
+        return [
+            f"{line.role} {line.name!r} ({line.licence}): {condition}"
+            for line in (*self.teachers, self.data)
+            for condition in line.conditions
+        ]
 
 
 def check_job(job: Job) -> Terms:
@@ -82,7 +86,9 @@ def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: W
         members = [group[-1] for group in groups]
         whole = ensemble_provenance(name=spec.name or "ensemble", fingerprint="", members=members)
         return [line for group in groups for line in group] + [whole]
-    fitted_here = isinstance(spec, EstimatorTeacherSpec) and spec.estimator is not None and _package(spec.estimator) not in PRETRAINED_PACKAGES
+    fitted_here = (
+        isinstance(spec, EstimatorTeacherSpec) and spec.estimator is not None and _package(spec.estimator) not in PRETRAINED_PACKAGES
+    )
     line = check_teacher_licence(
         name=teacher_name(spec),
         kind=spec.kind,

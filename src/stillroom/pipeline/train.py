@@ -104,4 +104,4 @@ def _train_encoder(
         hard_label_weight=weight, loss_fn=soft_label_loss, settings=settings, seed=seed, folder=work.scratch(f"{arm}-{seed}"),
         validation=data.validation, progress=work.listener.task(f"training the {arm}, seed {seed}"),
     )  # fmt: skip
-    return TextPredictor(model, tokenizer, data.classes, column, settings["max_length"]), curve
+    return TextPredictor(model, tokenizer, data.classes, column=column, max_length=settings["max_length"]), curve

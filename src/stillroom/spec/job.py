@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stillroom.core.errors import Problem
-from stillroom.core.records import Task
+from stillroom.core.provenance import Task
 from stillroom.spec.base import Spec, described
 from stillroom.spec.data import DataSpec
 from stillroom.spec.evaluation import EvaluationSpec

@@ -57,6 +57,10 @@ def dump_job(job: Job) -> str:
     return str(yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
+_CHOSEN_BY_KIND = ("teacher", "student", "source")
+"""Sections of several kinds: pydantic puts the kind into the location behind them."""
+
+
 class _UniqueKeyLoader(_Loader):  # type: ignore[misc, valid-type]
     """YAML's safe loader, but a key given twice is an error: PyYAML would keep the last without a word."""
 
@@ -118,36 +122,37 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _problems(error: ValidationError, content: Mapping[str, Any]) -> Iterator[Problem]:
-    for detail in error.errors():
-        place = _place(detail["loc"], content)
+    details = error.errors()
+    for detail in details:
+        loc = detail["loc"]
+        if detail["type"] == "too_short" and any(other["loc"][: len(loc)] == loc != other["loc"] for other in details):
+            continue  # too short only because its items were refused
         message = _message(detail)
-        if detail["type"] == "value_error" and not detail["loc"]:
+        if detail["type"] == "value_error" and not loc:
             # Job's own cross-section checks: they carry their places, one a line.
             for line in message.splitlines():
                 where, _, what = line.partition(": ")
                 yield Problem(where, what)
         else:
-            yield Problem(place, message)
+            yield Problem(_place(loc, content), message)
 
 
 def _place(loc: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
-    """The dotted place as the user wrote it: pydantic's location without the names of union members."""
-    parts: list[str] = []
+    """The dotted place as the user wrote it: pydantic's location without the kinds that chose a section's model."""
+    place, before = "", ""
     here: Any = content
-    for i, part in enumerate(loc):
+    for part in loc:
         if isinstance(part, int):
-            parts[-1:] = [f"{parts[-1] if parts else ''}[{part}]"]
-            here = here[part] if isinstance(here, Sequence) and not isinstance(here, str) and part < len(here) else None
-        elif isinstance(here, Mapping) and part in here:
-            parts.append(part)
-            here = here[part]
-        elif i == len(loc) - 1 and not _is_tag(part, here):
-            parts.append(part)
-    return ".".join(parts)
-
-
-def _is_tag(part: str, here: Any) -> bool:
-    return isinstance(here, Mapping) and (here.get("kind") == part or part == "plugin")
+            place += f"[{part}]"
+            here = here[part] if isinstance(here, Sequence) and part < len(here) else None
+        elif before in _CHOSEN_BY_KIND:
+            before = ""
+            continue
+        else:
+            place += f".{part}" if place else part
+            here = here.get(part) if isinstance(here, Mapping) else None
+        before = str(part)
+    return place
 
 
 def _message(detail: ErrorDetails) -> str:

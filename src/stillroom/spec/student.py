@@ -17,7 +17,7 @@ class EstimatorStudentSpec(Spec):
 
     kind: Literal["estimator"] = "estimator"
     estimator: str = described(
-        "A short name (lightgbm, gradient-boosting, decision-tree, logistic-regression, ridge, mlp) or an import path of an allowed package."
+        "A short name (lightgbm, gradient-boosting, decision-tree, logistic-regression, ridge, mlp) or an import path."
     )
     params: Params = described("Keyword arguments of the estimator.", default={})
 
@@ -53,7 +53,7 @@ class PluginStudentSpec(Spec):
     """A kind that an installed package adds under the entry-point group 'stillroom.students'."""
 
     kind: str
-    params: Params = {}
+    params: Params = described("Whatever the plugin takes.", default={})
 
 
 def _kind(value: object) -> str | None:

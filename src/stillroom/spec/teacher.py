@@ -64,14 +64,16 @@ class PythonTeacherSpec(TeacherBase):
         "'module:callable'; called with params, it returns a fitted estimator-like object with predict_proba and classes_, or predict."
     )
     params: Params = described("Keyword arguments of the callable.", default={})
-    trained_on: Literal["other-rows", "these-rows", "unknown"] = described("Whether it has seen the job's training rows.", default="unknown")
+    trained_on: Literal["other-rows", "these-rows", "unknown"] = described(
+        "Whether it has seen the job's training rows.", default="unknown"
+    )
 
 
 class PluginTeacherSpec(TeacherBase):
     """A kind that an installed package adds under the entry-point group 'stillroom.teachers'."""
 
     kind: str
-    params: Params = {}
+    params: Params = described("Whatever the plugin takes.", default={})
 
 
 class MemberSpec(Spec):

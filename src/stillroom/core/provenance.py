@@ -1,0 +1,24 @@
+"""Who taught what: the one record that is needed before anything is loaded. Kept apart from `records` so that a check stays fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One teacher (or data set) in the lineage: what it is, under which licence, and what that permits."""
+
+    role: Literal["teacher", "data", "student"]
+    name: str
+    kind: str
+    fingerprint: str
+    licence: str
+    output_training: Literal["allowed", "conditional", "forbidden", "unknown", "waived"]
+    """May its answers train other models? `waived` only with the job's signed waiver."""
+    conditions: tuple[str, ...] = ()
+    source: str = ""
+    checked_on: str = ""

@@ -1,0 +1,1 @@
+"""Students in formats that run elsewhere, each checked against the student it came from."""

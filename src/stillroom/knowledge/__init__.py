@@ -1,0 +1,1 @@
+"""The knowledge store: a teacher's answers, asked once, durable, found again by content."""

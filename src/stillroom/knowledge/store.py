@@ -1,0 +1,299 @@
+"""The knowledge store: a folder of immutable shards, and a journal for each writer at work.
+
+    <location>/shards/answer-<time>-<checksum>.parquet      sealed answers
+    <location>/shards/context-<time>-<checksum>.parquet     the rows that answering teachers had been fitted on
+    <location>/journals/<writer>.sqlite                     answers that are not sealed yet
+
+An answer lives in a journal from the moment `put` returns, then in a shard; in between, for an instant, in both, where
+it counts once. Writers of one machine take turns under one lock, so that no key is answered twice. Below a URL, writers
+on several machines may both answer a key; the shard sealed first counts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from stillroom.core import files
+from stillroom.core.errors import BadInput, StageFailed
+from stillroom.core.fingerprint import fingerprint
+from stillroom.knowledge.catalogue import Catalogue
+from stillroom.knowledge.journal import Journal, abandoned_journals, journal_paths
+from stillroom.knowledge.shards import ANSWER, CONTEXT, Record, answer_table, context_table, records, shard_folder
+
+_SEAL_BYTES = 64 << 20
+"""A journal of this size is sealed: it bounds memory, and makes shards that are worth a file."""
+
+_LOCK_SECONDS = 120.0
+_POLL_SECONDS = 0.002
+
+
+class KnowledgeStore:
+    """Durable answers by key; implements `core.protocols.AnswerStore`. Safe to use from several threads and processes."""
+
+    def __init__(self, location: str | Path, *, read_only: bool = False, journals: Path | None = None) -> None:
+        """Open the store, or start one. A writer first seals the journals of writers that are dead.
+
+        Args:
+            location: a folder, or any fsspec URL.
+            read_only: take no lock, write nothing.
+            journals: the local folder of the journals; absent: inside a local store, in the user's cache folder for a URL.
+
+        Raises:
+            BadInput: a read-only location that does not exist, a URL of an unknown kind.
+            StageFailed: the folder cannot be written, or a file in it is damaged.
+        """
+        self.location = str(location).rstrip("/") or "/"
+        self.read_only = read_only
+        self.shards, local = shard_folder(self.location)
+        if read_only and local is not None and not local.exists():
+            raise BadInput.at("store", f"{local} does not exist; run 'stillroom label' first.")
+        self._journal_folder = journals or (local / "journals" if local else _cache_folder() / "journals" / fingerprint(self.location))
+        self._threads = RLock()
+        self._processes = FileLock(self._journal_folder / "lock", thread_local=False)
+        self._own: Journal | None = None
+        self._journals: dict[Path, Journal] = {}  # of every writer, the own one among them
+        self._catalogue = Catalogue(self.shards)
+        if not read_only:
+            self._adopt()
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Positions in `keys` that have no stored answer yet."""
+        with self._threads:
+            self._refresh()
+            return self._absent(keys)
+
+    def put(self, keys: Sequence[str], values: NDArray[np.float64], facts: Sequence[dict[str, Any]]) -> None:
+        """Store one answer a key, durable when this returns; a key that is there already keeps its first answer.
+
+        Args:
+            values: (n, K) float64, or (n,) for scalar answers.
+            facts: what each key is the fingerprint of: key == fingerprint("answer", facts).
+
+        Raises:
+            StageFailed: an answer is not finite (none is stored), or it cannot be written (what was stored stays).
+        """
+        values = np.ascontiguousarray(values, np.float64)
+        assert len(keys) == len(values) == len(facts), f"{len(keys)} keys, {len(values)} answers, {len(facts)} facts"
+        assert all(key.isascii() for key in keys), "keys are fingerprints"
+        assert values.ndim == 1 or (values.ndim == 2 and values.shape[1]), f"answers have shape {values.shape}"
+        _refuse_non_finite(values, keys, facts)
+        first: dict[str, int] = {}
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
+        names = list(first)
+        rows_at_once = _SEAL_BYTES // (256 + values[:1].nbytes) + 1
+        with self._exclusive():
+            self._refresh(look_far=False)
+            fresh = [first[names[i]] for i in self._absent(names)]
+            for start in range(0, len(fresh), rows_at_once):
+                rows = fresh[start : start + rows_at_once]
+                self._append(ANSWER, answer_table([keys[i] for i in rows], values[rows], [facts[i] for i in rows]))
+
+    def get(self, keys: Sequence[str]) -> NDArray[np.float64]:
+        """The answers in the order of `keys`: (n, K), or (n,) where answers are scalars.
+
+        Raises:
+            KeyError: a key has no answer.
+            StageFailed: a shard is damaged.
+        """
+        with self._threads:
+            self._refresh()
+            if absent := self._absent(keys):
+                raise KeyError(keys[absent[0]])
+            numbers = self._catalogue.find(keys)
+            answers = np.empty(0)
+            for rows, values in chain(self._catalogue.values(numbers), self._unsealed_values(keys, np.flatnonzero(numbers < 0))):
+                if not len(answers):
+                    answers = np.empty((len(keys), *values.shape[1:]))
+                assert answers.shape[1:] == values.shape[1:], "the keys ask for answers of different widths"
+                answers[rows] = values
+            return answers
+
+    def put_context(self, context: str, rows: Sequence[str]) -> None:
+        """Record the keys of the rows that a teacher was fitted on, durably. Call it before its answers are put."""
+        with self._exclusive():
+            self._refresh(look_far=False)
+            if not self._catalogue.has_context(context) and all(context not in journal.contexts for journal in self._journals.values()):
+                self._append(CONTEXT, context_table(context, rows))
+
+    def context(self, context: str) -> list[str]:
+        """The row keys recorded for a context. Raises KeyError for an unknown one."""
+        with self._threads:
+            self._refresh()
+            for journal in self._journals.values():
+                if context in journal.contexts:
+                    return journal.contexts[context]
+            return self._catalogue.context(context)
+
+    def __len__(self) -> int:
+        """The number of answers: keys, each counted once."""
+        with self._threads:
+            self._refresh()
+            return len(self._catalogue) + len(self._unsealed_keys())
+
+    def __iter__(self) -> Iterator[Record]:
+        """Every answer once, as of the beginning of the iteration."""
+        with self._threads:
+            self._refresh()
+            sealed, unsealed = self._catalogue.records(), self._unsealed_keys()
+            tables = [table for journal in self._journals.values() for kind, table in journal.tables if kind == ANSWER]
+        yield from sealed
+        for record in chain.from_iterable(map(records, tables)):
+            if record.key in unsealed:
+                unsealed.remove(record.key)
+                yield record
+
+    def unsealed(self) -> list[tuple[Path, str, pa.Table]]:
+        """What lies in the journals: (file, kind, table), oldest first in each file."""
+        with self._threads:
+            self._refresh_journals()
+            return [(path, kind, table) for path, journal in self._journals.items() for kind, table in journal.tables]
+
+    def seal(self) -> None:
+        """Move this writer's journal into shards.
+
+        Raises:
+            StageFailed: they cannot be written; the journal stays, and nothing is lost.
+        """
+        with self._exclusive():
+            if self._own is not None:
+                self._refresh()
+                self._seal(self._own)
+                self._own = None
+
+    def close(self, *, seal: bool = True) -> None:
+        """Seal, and let go of every file; the store cannot be used afterwards. Without `seal` the next writer does it."""
+        try:
+            if seal and not self.read_only:
+                self.seal()
+        finally:
+            with self._threads:
+                for journal in self._journals.values():
+                    journal.close()
+                self._journals, self._own = {}, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # After an error, a full disk among them, the journal stays as it is: sealing might fail too and hide the cause.
+        self.close(seal=kind is None)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """The store's lock: no other writer of this machine writes."""
+        assert not self.read_only, "the store was opened for reading"
+        with self._threads:
+            try:
+                with files.writing(self._journal_folder):
+                    self._journal_folder.mkdir(parents=True, exist_ok=True)
+                    self._processes.acquire(timeout=_LOCK_SECONDS, poll_interval=_POLL_SECONDS)
+            except Timeout:
+                raise StageFailed(f"{self.location}: another process has held the store for {_LOCK_SECONDS:.0f} seconds; end it.") from None
+            try:
+                yield
+            finally:
+                self._processes.release()
+
+    def _adopt(self) -> None:
+        """Seal what dead writers left."""
+        with self._exclusive():
+            self.shards.tidy()
+            for journal in abandoned_journals(self._journal_folder):
+                try:
+                    self._refresh()
+                    self._seal(journal)
+                finally:
+                    journal.close()
+
+    def _append(self, kind: str, table: pa.Table) -> None:
+        if self._own is None:
+            self._own = Journal.create(self._journal_folder)
+            self._journals[self._own.path] = self._own
+        self._own.append(kind, table)
+        if self._own.num_bytes >= _SEAL_BYTES:
+            self.seal()
+
+    def _seal(self, journal: Journal) -> None:
+        """Move a journal into shards. Killed in between, the next sealing finds every key in a shard and writes none twice.
+        Only under the store's lock, refreshed."""
+        journal.update()
+        self._catalogue.add(journal.tables)
+        journal.delete()
+        self._journals.pop(journal.path, None)
+
+    def _refresh(self, *, look_far: bool = True) -> None:
+        """Take in what other writers have done. Journals come first: what leaves one is in a shard before.
+
+        `look_far` False spares the listing of a remote folder, as long as no journal has gone there.
+        """
+        some_sealed = self._refresh_journals()
+        if look_far or some_sealed or self.shards.cheap_to_list or not self._catalogue.listed:
+            self._catalogue.refresh()
+
+    def _refresh_journals(self) -> bool:
+        """Whether a journal has gone since the last time: its answers are in shards."""
+        paths = set(journal_paths(self._journal_folder))
+        gone = self._journals.keys() - paths
+        for path in gone:
+            self._journals.pop(path).close()
+            if self._own is not None and self._own.path == path:
+                self._own = None  # somebody has deleted the store under our hands
+        for path in paths:
+            try:
+                if path not in self._journals:
+                    self._journals[path] = Journal(path)
+                self._journals[path].update()
+            except StageFailed:
+                if path.exists():
+                    raise  # else: sealed and deleted while it was read
+                gone.add(path)
+        return bool(gone)
+
+    def _absent(self, keys: Sequence[str]) -> list[int]:
+        absent: list[int] = np.flatnonzero(self._catalogue.find(keys) < 0).tolist()
+        for journal in self._journals.values():
+            absent = [i for i in absent if keys[i] not in journal.answers]
+        return absent
+
+    def _unsealed_keys(self) -> set[str]:
+        """The keys that are in a journal alone."""
+        keys = list({key for journal in self._journals.values() for key in journal.answers})
+        return {key for key, number in zip(keys, self._catalogue.find(keys), strict=True) if number < 0}
+
+    def _unsealed_values(self, keys: Sequence[str], wanted: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+        """The answers to the keys at positions `wanted`, put by put: positions in `keys`, and their answers."""
+        puts: dict[int, tuple[NDArray[np.float64], list[int], list[int]]] = {}
+        for i in wanted.tolist():
+            values, row = next(journal.answers[keys[i]] for journal in self._journals.values() if keys[i] in journal.answers)
+            _, positions, rows = puts.setdefault(id(values), (values, [], []))
+            positions.append(i)
+            rows.append(row)
+        for values, positions, rows in puts.values():
+            yield np.array(positions, np.intp), values[rows]
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillroom"
+
+
+def _refuse_non_finite(values: NDArray[np.float64], keys: Sequence[str], facts: Sequence[dict[str, Any]]) -> None:
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        row = int(bad[0])
+        raise StageFailed(
+            f"the teacher's answer to example {facts[row].get('example', keys[row])} is {values[row].tolist()}: an answer must be finite. "
+            f"{len(bad)} of {len(values)} answers of this batch are not; none of the batch was stored. Mend the teacher or drop the example."
+        )

@@ -1,0 +1,128 @@
+"""Fitted estimators on disk: skops files, never pickles, and only types of known packages come back to life."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, BadZipFile
+
+import numpy as np
+import skops.io
+from sklearn.base import BaseEstimator
+from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+from sklearn.tree._tree import Tree
+from skops.io.exceptions import UnsupportedTypeException
+
+from stillroom.core.errors import BadInput, StageFailed
+from stillroom.core.files import write_bytes
+from stillroom.models.estimators import ALLOWED_PACKAGES
+
+TRUSTED_PACKAGES = (*ALLOWED_PACKAGES, "stillroom")
+_HARMLESS = frozenset({"collections.OrderedDict", "collections.defaultdict", "numpy.dtype"})
+_NEVER = ("tests", "_testing", "testing", "conftest", "datasets", "externals")
+"""Parts of the trusted packages whose classes have no place in a model."""
+
+
+def save_estimator(estimator: object, path: Path) -> None:
+    """Write a fitted estimator as a skops file.
+
+    Raises:
+        StageFailed: it holds something that only pickle could store.
+    """
+    buffer = BytesIO()
+    try:
+        skops.io.dump(estimator, buffer, compression=ZIP_DEFLATED)
+    except (UnsupportedTypeException, TypeError, ValueError, AttributeError, RecursionError) as error:
+        name = type(estimator).__name__
+        raise StageFailed(f"{path}: {name} cannot be saved without pickle ({error}); choose an estimator that skops supports.") from error
+    write_bytes(path, buffer.getvalue())
+
+
+def load_estimator(path: Path, *, place: str | None = None) -> Any:
+    """The fitted estimator in a skops file.
+
+    Args:
+        place: what an error names; default: the path.
+
+    Raises:
+        BadInput: no such file, a pickle, a damaged file, or one that holds a type outside `TRUSTED_PACKAGES`.
+    """
+    place = place or str(path)
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise BadInput.at(place, f"no such file: {path}. Give a file written by skops.io.dump.") from None
+    if not content.startswith(b"PK"):
+        raise BadInput.at(place, "is no skops file; pickle and joblib files run code when loaded. Save it with skops.io.dump.")
+    try:
+        found = skops.io.get_untrusted_types(data=content)
+        if refused := [name for name in found if not _is_trusted(name)]:
+            packages = ", ".join(TRUSTED_PACKAGES)
+            raise BadInput.at(place, f"holds {', '.join(refused)}, which is not trusted; only classes of {packages} are loaded.")
+        estimator = skops.io.loads(content, trusted=found)
+        _check_trees(estimator)
+    except BadInput:
+        raise
+    # skops and the estimators' own __setstate__ fail in many ways on a damaged or crafted file.
+    except (BadZipFile, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, OSError, RecursionError) as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise BadInput.at(place, f"is damaged, or of another version: {''.join(reason) or type(error).__name__}") from error
+    return estimator
+
+
+def _is_trusted(name: str) -> bool:
+    """Is `name` a class defined in a trusted package? Functions never are: called with a file's arguments they can do anything."""
+    if name in _HARMLESS:
+        return True
+    module, _, attribute = name.rpartition(".")
+    parts = module.split(".")
+    if parts[0] not in TRUSTED_PACKAGES or any(part in _NEVER for part in parts):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError:
+        return False
+    if not isinstance(found, type) or found.__module__.split(".")[0] not in TRUSTED_PACKAGES:
+        return False
+    # Beside estimators, scikit-learn needs its losses, trees and kernels; the boosting packages their boosters.
+    return issubclass(found, BaseEstimator) or parts[0] == "sklearn" or found.__name__ in ("Booster", "_CatBoost", "CatBoost")
+
+
+def _check_trees(estimator: object) -> None:
+    """Refuse trees whose child or feature numbers point outside: compiled code follows them without a check."""
+    for part in _parts(estimator, set()):
+        if isinstance(part, Tree):
+            nodes, count = part.__getstate__()["nodes"], part.node_count
+            left, right, feature, width = nodes["left_child"], nodes["right_child"], nodes["feature"], part.n_features
+            leaf = left == -1
+            whole = count == len(nodes)
+        elif isinstance(part, TreePredictor):
+            nodes, count, whole = part.nodes, len(part.nodes), True
+            left, right, feature, width = nodes["left"].astype(int), nodes["right"].astype(int), nodes["feature_idx"], np.inf
+            leaf = nodes["is_leaf"].astype(bool)
+        else:
+            continue
+        here = np.arange(len(nodes))[~leaf]
+        # A child comes after its parent in every tree that scikit-learn grows; so no walk can loop.
+        inside = [(here < child[~leaf]) & (child[~leaf] < count) for child in (left, right)]
+        if not whole or count == 0 or not np.all(inside) or not np.all((feature[~leaf] >= 0) & (feature[~leaf] < width)):
+            raise ValueError("a decision tree in it points outside itself")
+
+
+def _parts(value: object, seen: set[int]) -> Iterator[object]:
+    """`value` and everything that it holds, each once."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    yield value
+    if isinstance(value, dict):
+        held: list[object] = list(value.values())
+    elif isinstance(value, (list, tuple, set)) or (isinstance(value, np.ndarray) and value.dtype.hasobject):
+        held = list(value)
+    else:
+        held = list(getattr(value, "__dict__", {}).values())
+    for part in held:
+        yield from _parts(part, seen)

@@ -1,0 +1,279 @@
+"""Sequence classifiers of the transformers library: loading them, matching their labels by name, and predicting."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillroom.core.errors import BadInput, StageFailed, needs_extra
+from stillroom.core.files import writing
+from stillroom.core.fingerprint import fingerprint
+from stillroom.core.records import Column
+from stillroom.models.batching import as_texts, by_length, softmax
+from stillroom.models.locate import locate_model
+from stillroom.models.manifest import read_manifest, write_manifest
+
+with needs_extra("torch", "a text model"):
+    import safetensors
+    import torch
+    import transformers
+    from torch import nn
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TextPredictor:
+    """A sequence classifier with its own tokenizer, as an arm of the evaluation.
+
+    It always answers in eval mode and without gradients, and leaves the model in the mode it was in.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        classes: Sequence[str],
+        *,
+        column: str,
+        max_length: int = 128,
+        batch_size: int = 64,
+    ) -> None:
+        """Args: classes: the order of the answer's columns; the model's own labels are matched to it by name.
+
+        Raises:
+            BadInput: the model's labels are not `classes`.
+        """
+        self.model, self.tokenizer, self.column, self.batch_size = model, tokenizer, column, batch_size
+        self.classes = tuple(classes)
+        self.max_length = readable_length(model, tokenizer, max_length)
+        self.label_order = label_order(model.config, self.classes)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column(self.column, "text"),)
+
+    @property
+    def fingerprint(self) -> str:
+        """Covers weights, tokenizer, label order, the column read and the length it is cut to."""
+        facts = [tokenizer_fingerprint(self.tokenizer), list(self.classes), self.label_order, self.column, self.max_length]
+        return fingerprint("text", type(self.model).__name__, parameters_fingerprint(self.model), *facts)
+
+    def predict_values(self, features: pd.DataFrame) -> NDArray[np.float64]:
+        """(n, K) probabilities in the order of `classes`."""
+        values = np.empty((len(features), len(self.classes)))
+        if not len(features):
+            return values
+        rows = self.tokenizer(as_texts(features[self.column]), truncation=True, max_length=self.max_length)
+        names = forward_names(self.model, rows)
+        with answering(self.model):
+            for batch in by_length([len(ids) for ids in rows["input_ids"]], self.batch_size):
+                picked = {name: [rows[name][i] for i in batch] for name in names}
+                inputs = self.tokenizer.pad(picked, return_tensors="pt").to(self.model.device)
+                values[batch] = softmax(self.model(**inputs).logits.float().cpu().numpy()[:, self.label_order])
+        return values
+
+    def save(self, folder: Path) -> None:
+        """Weights (safetensors), config and tokenizer, as transformers itself loads them, and predictor.json."""
+        with saving(folder):
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        facts = {"max_length": self.max_length, "batch_size": self.batch_size}
+        write_manifest(folder, kind="text", classes=self.classes, columns=self.columns, **facts)
+
+
+def load(folder: Path) -> TextPredictor:
+    """The predictor that `TextPredictor.save` wrote.
+
+    Raises:
+        BadInput: the folder is not whole.
+    """
+    facts = read_manifest(folder)
+    model, tokenizer = load_classifier(str(folder), facts["classes"])
+    (column,) = facts["columns"]
+    return TextPredictor(
+        model, tokenizer, facts["classes"], column=column.name, max_length=facts["max_length"], batch_size=facts["batch_size"]
+    )
+
+
+def load_classifier(
+    name: str, classes: Sequence[str] | None = None, *, new_head_seed: int | None = None, place: str = "model"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A classifier in float32 and eval mode, and its own tokenizer.
+
+    Args:
+        name: a folder, a hub id or "package:NAME/FOLDER".
+        classes: the labels that it must have, in any order; None takes it as it is.
+        new_head_seed: where the model lacks these labels, give it a fresh head for them, drawn from this seed;
+            None refuses such a model.
+
+    Raises:
+        BadInput: nothing to load there, pickled weights, or other labels than `classes`.
+    """
+    source = locate_model(name, place)
+    with quiet(), seeded(new_head_seed or 0), _readable(name, place):
+        config = AutoConfig.from_pretrained(source)
+        fresh = new_head_seed is not None and set(_labels(config)) != set(classes or ())
+        if fresh:
+            set_labels(config, classes or ())
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=fresh, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        if fresh:
+            _reset_head(model)
+    missing = sorted(found["missing_keys"])
+    encoder = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
+    if encoder:
+        raise BadInput.at(place, f"= {name!r} lacks weights of its own architecture ({encoder[0]}, ...); get the whole model.")
+    if missing and new_head_seed is None:
+        raise BadInput.at(place, f"= {name!r} has no trained classifier (no {', '.join(missing)}); fine-tune it first.")
+    if classes is not None:
+        label_order(model.config, classes, place)
+    return model.eval(), tokenizer
+
+
+def set_labels(config: PreTrainedConfig, classes: Sequence[str]) -> None:
+    """Name the outputs of a classifier after `classes`, in that order."""
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: code for code, name in enumerate(classes)}
+    config.problem_type = "single_label_classification"
+
+
+def label_order(config: PreTrainedConfig, classes: Sequence[str], place: str = "model") -> list[int]:
+    """For each of `classes` the model's output that carries that name.
+
+    Raises:
+        BadInput: the model's labels are not `classes`; lists both.
+    """
+    labels = _labels(config)
+    if sorted(labels) != sorted(classes):
+        raise BadInput.at(
+            place, f"has the labels {labels}, the data the classes {list(classes)}; name the labels in the model's id2label, or fine-tune it."
+        )
+    return [labels.index(name) for name in classes]
+
+
+def parameters_fingerprint(model: nn.Module) -> str:
+    """The fingerprint of every parameter and buffer, persistent or not, by name, dtype, shape and bytes."""
+    tensors = sorted([*model.named_parameters(), *model.named_buffers()], key=lambda item: item[0])
+    return fingerprint([[name, str(t.dtype), list(t.shape), _bytes(t)] for name, t in tensors])
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The fingerprint of what a tokenizer does to a text; how it last padded and cut is not part of it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+    return fingerprint(json.dumps(rules, sort_keys=True), tokenizer.get_vocab())
+
+
+def forward_names(model: PreTrainedModel, rows: Any) -> list[str]:
+    """Which of a tokenizer's outputs this model reads: token_type_ids goes to BERT, and not to DistilBERT."""
+    known = inspect.signature(model.forward).parameters
+    return [name for name in rows if name in known]
+
+
+def readable_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """`max_length`, or less where the model has fewer positions."""
+    limits = [max_length, tokenizer.model_max_length]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its kin count positions from behind the padding index.
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    return int(min(limits))
+
+
+@contextmanager
+def answering(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; afterwards the model trains on if it did before."""
+    trained = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(trained)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Every global random state set from `seed` inside, and put back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        transformers.set_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and advice of transformers inside; Stillroom shows its own."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Turn what torch and safetensors raise on a full or read-only disk into one clear error.
+
+    Raises:
+        StageFailed: with the folder, the reason and the remedy.
+    """
+    try:
+        with writing(folder):
+            yield
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise StageFailed(f"cannot write {folder}: {reason}; free some space and run the same command again, it resumes.") from error
+
+
+@contextmanager
+def _readable(name: str, place: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        if isinstance(error, BadInput):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"= {name!r} cannot be loaded: {reason} Give a folder with config.json, model.safetensors and a tokenizer."
+        raise BadInput.at(place, message) from error
+
+
+def _labels(config: PreTrainedConfig) -> list[str]:
+    return [str(config.id2label[code]) for code in sorted(config.id2label)]
+
+
+def _reset_head(model: PreTrainedModel) -> None:
+    """Forget a head that was trained for other labels: all that is outside the encoder."""
+    for name, part in model.named_children():
+        for module in part.modules() if name != model.base_model_prefix else ():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return np.asarray(flat.view(torch.uint8).numpy())

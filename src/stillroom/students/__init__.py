@@ -1,0 +1,1 @@
+"""Students: an architecture and how it starts."""

@@ -1,0 +1,203 @@
+"""Labelling a transfer set: every answer is stored as it arrives, and an answer that is there is never asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillroom.core.fingerprint import fingerprint
+from stillroom.core.protocols import AnswerStore, Progress, Teacher, TeacherRecipe
+from stillroom.core.records import Batch, Knowledge
+from stillroom.teachers.answers import ask, check_steady, frozen
+
+FoldRows = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""(rows that the teacher is fitted on, rows that it answers), positions in the batch."""
+
+
+def label_fixed(
+    teacher: Teacher,
+    batch: Batch,
+    store: AnswerStore,
+    *,
+    classes: tuple[str, ...],
+    batch_size: int,
+    progress: Progress | None = None,
+    seen: bool = False,
+) -> Knowledge:
+    """The answers of a teacher that was fitted elsewhere.
+
+    Args:
+        seen: it is known to have been fitted on these rows.
+
+    Raises:
+        BadInput, StageFailed: as `ask`; or the teacher changes while it answers.
+    """
+    question = _Question(teacher.fingerprint, "", classes, None)
+    asked = [(question, np.arange(len(batch)), lambda: teacher)]
+    knowledge = _label(asked, batch, store, classes, len(batch), batch_size, progress)
+    return replace(knowledge, seen=np.full(len(batch), seen))
+
+
+def label_out_of_fold(
+    recipe: TeacherRecipe,
+    batch: Batch,
+    folds: Sequence[FoldRows],
+    store: AnswerStore,
+    *,
+    classes: tuple[str, ...],
+    seed: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Knowledge:
+    """Each fold's rows, answered by the recipe fitted on that fold's other rows.
+
+    A fold whose answers are all stored is not fitted again. Rows in no fold have no answer: NaN.
+    """
+    answered = np.concatenate([answer_rows for _, answer_rows in folds])
+    assert len(answered) == len(set(answered.tolist())), "a row is answered in two folds"
+    asked = (_ask_fitted(recipe, batch.take(fit_rows), answer_rows, store, classes, seed) for fit_rows, answer_rows in folds)
+    return _label(asked, batch, store, classes, len(answered), batch_size, progress)
+
+
+def label_after_fit(
+    recipe: TeacherRecipe,
+    labelled: Batch,
+    batch: Batch,
+    store: AnswerStore,
+    *,
+    classes: tuple[str, ...],
+    seed: int,
+    batch_size: int,
+    progress: Progress | None = None,
+    fitted: Callable[[], Teacher] | None = None,
+) -> Knowledge:
+    """The answers to `batch` (the pool) of the recipe fitted on all of `labelled`.
+
+    Args:
+        fitted: gives the teacher that `fit_teacher` made of the same recipe, rows and seed; called only if an answer is missing.
+    """
+    question, rows, fit = _ask_fitted(recipe, labelled, np.arange(len(batch)), store, classes, seed)
+    return _label([(question, rows, fitted or fit)], batch, store, classes, len(batch), batch_size, progress)
+
+
+def label_in_sample(
+    recipe: TeacherRecipe,
+    batch: Batch,
+    store: AnswerStore,
+    *,
+    classes: tuple[str, ...],
+    seed: int,
+    batch_size: int,
+    progress: Progress | None = None,
+    fitted: Callable[[], Teacher] | None = None,
+) -> Knowledge:
+    """The answers of the recipe fitted on the very rows that it answers: leakage, and marked as such in `seen`."""
+    return label_after_fit(recipe, batch, batch, store, classes=classes, seed=seed, batch_size=batch_size, progress=progress, fitted=fitted)
+
+
+def fit_teacher(recipe: TeacherRecipe, labelled: Batch, *, classes: tuple[str, ...], seed: int) -> Teacher:
+    """The recipe fitted on `labelled`, in an order that depends on their content alone."""
+    return recipe.fit(labelled.take(_canonical_order(labelled)), classes, seed=seed)
+
+
+def context_fingerprint(labelled: Batch, *, classes: tuple[str, ...], seed: int) -> str:
+    """What a fitted teacher has seen: the multiset of (example, target) pairs, and the seed of its fit. Row order is no part of it."""
+    order = _canonical_order(labelled)
+    assert labelled.target is not None
+    keys, target = labelled.keys[order].tolist(), labelled.target[order].tolist()
+    return fingerprint("context", keys, [classes[code] for code in target] if classes else target, seed)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """All that shapes an answer, but for the example."""
+
+    teacher: str
+    context: str
+    classes: tuple[str, ...]
+    seed: int | None
+
+    def facts(self, example: str) -> dict[str, Any]:
+        return {
+            "example": example,
+            "teacher": self.teacher,
+            "context": self.context,
+            "question": "probabilities" if self.classes else "value",
+            "classes": list(self.classes),
+            "seed": self.seed,
+        }
+
+
+_Asked = tuple[_Question, NDArray[np.intp], Callable[[], Teacher]]
+"""What is asked, about which rows, and how to get the teacher who answers, should an answer be missing."""
+
+
+def _ask_fitted(
+    recipe: TeacherRecipe, labelled: Batch, rows: NDArray[np.intp], store: AnswerStore, classes: tuple[str, ...], seed: int
+) -> _Asked:
+    context = context_fingerprint(labelled, classes=classes, seed=seed)
+
+    def fit() -> Teacher:
+        return fit_teacher(recipe, labelled, classes=classes, seed=seed)
+
+    # Recorded before the first answer: no answer in the store is ever without the rows that its teacher had seen.
+    store.put_context(context, sorted(set(labelled.keys.tolist())))
+    return _Question(recipe.fingerprint, context, classes, seed), rows, fit
+
+
+def _label(
+    asked: Iterable[_Asked],
+    batch: Batch,
+    store: AnswerStore,
+    classes: tuple[str, ...],
+    total: int,
+    batch_size: int,
+    progress: Progress | None,
+) -> Knowledge:
+    done = 0
+    values = np.full((len(batch), len(classes)) if classes else len(batch), np.nan)
+    contexts, seen = np.full(len(batch), "", dtype=object), np.zeros(len(batch), dtype=bool)
+    for question, rows, teacher in asked:
+        keys = [fingerprint("answer", question.facts(example)) for example in batch.keys[rows].tolist()]
+        for num_new in _ask_missing(question, keys, batch.take(rows), store, teacher, batch_size):
+            done += num_new
+            if progress:
+                progress(done, total)
+        if len(rows):
+            values[rows] = store.get(keys)
+        if question.context:
+            contexts[rows] = question.context
+            seen[rows] = np.isin(batch.keys[rows], store.context(question.context))
+    return Knowledge(batch.keys, values, classes, contexts.astype(np.str_), seen)
+
+
+def _ask_missing(
+    question: _Question, keys: list[str], batch: Batch, store: AnswerStore, teacher: Callable[[], Teacher], batch_size: int
+) -> Iterator[int]:
+    """Ask what is not stored, a batch at a time; yields how many rows of `batch` each step has settled."""
+    # Equal rows are one question: they share a key, and are asked once.
+    first = {keys[row]: row for row in reversed(store.missing(keys))}
+    rows = np.array(sorted(first.values()), dtype=np.intp)
+    yield len(keys) - len(rows)
+    if not len(rows):
+        return
+    answering = teacher()
+    with frozen(answering):
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            features = batch.take(part).features
+            values = ask(answering, features, question.classes)
+            if start == 0:
+                check_steady(answering, features, values, question.classes)
+            store.put([keys[row] for row in part], values, [question.facts(batch.keys[row].item()) for row in part])
+            yield len(part)
+
+
+def _canonical_order(labelled: Batch) -> NDArray[np.intp]:
+    """An order given by content: a fit that depends on the order of its rows is then the same however they come."""
+    assert labelled.target is not None, "a teacher is fitted on labelled rows"
+    return np.lexsort((labelled.target, labelled.keys))

@@ -1,0 +1,1 @@
+"""Fitting students: estimators here, torch students through transformers.Trainer."""

@@ -1,0 +1,84 @@
+"""The rules that keep the structure: who may import whom, what start-up costs, how large the public API is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LINTER = Path(sys.executable).with_name("lint-imports")
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    # --no-cache: the control below differs from the checkout in one line only.
+    command = [LINTER, "--config", ROOT / "pyproject.toml", "--no-cache"]
+    return subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(folder / "src")}, capture_output=True, text=True, check=False)
+
+
+def test_the_import_contract_holds() -> None:
+    result = lint(ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("losses/divergence.py", "import stillroom.training"),  # up
+        ("evaluation/metrics.py", "import stillroom.teachers"),  # a neighbour
+        ("lineage/policy.py", "import torch"),  # heavy, in a light area
+    ],
+)
+def test_the_import_contract_can_fail(tmp_path: Path, module: str, line: str) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    broken = tmp_path / "src" / "stillroom" / module
+    broken.write_text(broken.read_text() + f"\n{line}\n")
+    result = lint(tmp_path)
+    assert result.returncode != 0
+    assert "BROKEN" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "jobs/breast-cancer.yaml"], ["schema"]])
+def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, stillroom.cli\n"
+        f"sys.argv = ['stillroom', *{arguments!r}]\n"
+        "try: stillroom.cli.main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = sorted({'torch', 'transformers', 'sklearn', 'pandas', 'numpy', 'lightgbm'} & set(sys.modules))\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_import_stillroom_is_light_and_its_names_are_there() -> None:
+    code = (
+        "import sys, stillroom\n"
+        "heavy = sorted({'torch', 'sklearn', 'pandas', 'numpy', 'pydantic'} & set(sys.modules))\n"
+        "assert not heavy, heavy\n"
+        "for name in stillroom.__all__: getattr(stillroom, name)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_public_api_is_small_and_known() -> None:
+    import stillroom
+
+    assert stillroom.__all__ == ["DistilledClassifier", "DistilledRegressor", "Job", "Run", "load", "run"]
+    with pytest.raises(AttributeError, match="no attribute 'rnu'"):
+        _ = stillroom.rnu
+
+
+def test_every_module_says_what_it_is_for_and_stays_readable() -> None:
+    modules = sorted((ROOT / "src").rglob("*.py"))
+    assert len(modules) > 40
+    for module in modules:
+        text = module.read_text(encoding="utf-8")
+        assert text.startswith(('"""', "# ")), f"{module} has no docstring"
+        assert len(text.splitlines()) <= 450, f"{module} has outgrown a page: split it by concept"
