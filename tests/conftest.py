@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,3 +23,32 @@ def shared_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert() -> Callable[..., tuple[Any, Any]]:
+    """make(classes, seed=0, **config) -> an untrained two-layer BERT with these labels, and a tokenizer of some English words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = "good bad fine poor card money lost a the is my it was very not how do i get to and when where".split()
+    vocabulary = {word: i for i, word in enumerate(special + words)}
+
+    def tokenizer() -> PreTrainedTokenizerFast:
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special, strict=True))
+        return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
+
+    def make(classes: Sequence[str], seed: int = 0, **config: Any) -> tuple[Any, Any]:
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.3}
+        settings = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **{**sizes, **config})
+        settings.id2label, settings.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return BertForSequenceClassification(settings).eval(), tokenizer()
+
+    return make

@@ -153,6 +153,32 @@ def test_steadiness_of_values_does_not_depend_on_their_unit(scale: float) -> Non
         check_steady(shaky, features, ask(shaky, features, ()), ())
 
 
+@pytest.mark.parametrize("num", [5, 40])
+def test_a_changing_teacher_never_completes_its_rows(num: int) -> None:
+    """Else a second run would find all its answers stored, and ask nobody."""
+    store = MemoryStore()
+    with pytest.raises(BadInput, match="changed its own state"):
+        label_fixed(Scripted(counts=True), make_batch(num), store, classes=CLASSES, batch_size=8)
+    assert not store.answers
+    late = Scripted(counts=True)
+    late.calls = LateList(5)
+    with pytest.raises(BadInput, match="changed its own state"):
+        label_fixed(late, make_batch(40), store, classes=CLASSES, batch_size=8)
+    assert len(store.answers) < 40
+
+
+class LateList(list[int]):
+    """Stays empty for the first calls."""
+
+    def __init__(self, quiet: int) -> None:
+        self.quiet = quiet
+
+    def append(self, item: int) -> None:
+        self.quiet -= 1
+        if self.quiet < 0:
+            super().append(item)
+
+
 def test_nothing_is_stored_of_a_faulty_batch() -> None:
     store = MemoryStore()
     with pytest.raises(BadInput):

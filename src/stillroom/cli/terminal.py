@@ -36,7 +36,6 @@ class Terminal:
         self._progress.stop()
 
     def stage(self, name: str, resumed: bool) -> None:
-        self._drop_tasks()
         seconds = time.monotonic() - self._started
         self._console.print(f"[bold]{name}[/bold] {'(done already)' if resumed else ''}[dim]{seconds:7.1f} s[/dim]", soft_wrap=True)
 
@@ -44,7 +43,6 @@ class Terminal:
         self._console.print(f"  {message}", markup=False, soft_wrap=True)
 
     def task(self, description: str) -> Told:
-        self._drop_tasks()
         started = time.monotonic()
         shown: list[TaskID] = []
 
@@ -52,13 +50,9 @@ class Terminal:
             seconds = time.monotonic() - started
             if not shown and seconds < SHOWN_AFTER_SECONDS:
                 return
-            rate = f"{done / seconds:.1f}/s"
+            rate = f"{done / max(seconds, 1e-9):.1f}/s"
             if not shown:
                 shown.append(self._progress.add_task(description, total=total, rate=rate))
-            self._progress.update(shown[0], completed=done, total=total, rate=rate)
+            self._progress.update(shown[0], completed=done, total=total, rate=rate, visible=done < total)
 
         return told
-
-    def _drop_tasks(self) -> None:
-        for task in self._progress.task_ids:
-            self._progress.remove_task(task)

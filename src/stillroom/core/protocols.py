@@ -78,10 +78,10 @@ class AnswerStore(Protocol):
 
 
 class SoftLabelObjective(Protocol):
-    """loss = (1 - w) * T**2 * KL(p_T || q_T) + w * cross-entropy(y, q), mean over examples (Hinton et al. 2015, section 2).
+    """loss = (1 - w) * T**2 * mean over answered rows KL(p_T || q_T) + w * mean over labelled rows CE(y, q).
 
-    NumPy side, for estimators. p: (n, K) teacher probabilities or None for rows without an answer; codes: (n,) int64, -1 for
-    an unlabelled row; raw: (n, K) student logits. Rows without a label use the soft term alone at weight 1 - w + w.
+    NumPy side, for estimators (Hinton et al. 2015, section 2). p: (n, K) teacher probabilities, NaN in rows without an answer;
+    codes: (n,) int64, -1 for an unlabelled row; raw: (n, K) student logits.
     """
 
     def targets(self, p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -94,11 +94,15 @@ class SoftLabelObjective(Protocol):
         ...
 
     def loss(self, raw: NDArray[np.float64], p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n,) the loss of each row in nats."""
+        """(n,) each row's part of the loss in nats; the mean over the rows is the loss."""
         ...
 
     def gradient(
         self, raw: NDArray[np.float64], p: NDArray[np.float64], codes: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(n, K) first derivative of each row's loss and (n, K) diagonal of the second, both by `raw`."""
+        ...
+
+    def prior_logits(self, p: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(K,) the logits of the constant student with the least loss: where boosting starts."""
         ...

@@ -24,7 +24,7 @@ _ID_SHARE = 0.95
 """A column of words looks like an identifier where this share of its cells differ."""
 _ID_ROWS = 20
 """With fewer rows, all-different cells say nothing."""
-_ID_NAME = re.compile(r"(^|[_\s-])(id|uuid|guid|key|index)$|[a-z](Id|ID)$", re.IGNORECASE)
+_ID_NAME = re.compile(r"(^|[_\s-])(?i:id|uuid|guid|key|index)$|[a-z](Id|ID)$")
 
 
 def coerce(frame: pd.DataFrame, columns: Sequence[Column], *, place: str) -> pd.DataFrame:
@@ -124,10 +124,10 @@ def column_notes(frame: pd.DataFrame, features: pd.DataFrame, columns: Sequence[
             found.setdefault("have no value in any row; they are kept, but can teach nothing", []).append(column.name)
         elif values.nunique() == 1 and len(values) == len(features):
             found.setdefault("hold one value in every row; they are kept, but can teach nothing", []).append(column.name)
+        elif column.name not in declared and (doubt := _doubt(frame[column.name], column)):
+            found.setdefault(doubt, []).append(column.name)
         elif _looks_like_an_id(column, values):
             found.setdefault("look like identifiers (values hardly repeat); list them under data.ignore if so", []).append(column.name)
-        if column.name not in declared and (doubt := _doubt(frame[column.name], column)):
-            found.setdefault(doubt, []).append(column.name)
     for finding, names in found.items():
         yield f"Columns that {finding}: {', '.join(names)}."
 

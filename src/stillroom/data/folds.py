@@ -58,7 +58,7 @@ def make_folds(batch: Batch, *, task: Task, num_folds: int, kind: SplitKind, see
         strata = batch.target.astype(np.int64) if classified else np.zeros(len(batch), dtype=np.int64)
         if classified:
             _check_members(batch, strata, num_folds, kind, classes)
-        block_of = _deal(units, strata, num_folds, seed)
+        block_of = _deal(units, "different rows" if kind == "random" else "groups", strata, num_folds, seed)
     folds = []
     for fold in range(num_folds):
         answer = block_of == fold
@@ -70,12 +70,12 @@ def make_folds(batch: Batch, *, task: Task, num_folds: int, kind: SplitKind, see
     return folds
 
 
-def _deal(units: NDArray[Any], strata: NDArray[np.int64], num_folds: int, seed: int) -> NDArray[np.intp]:
+def _deal(units: NDArray[Any], unit_name: str, strata: NDArray[np.int64], num_folds: int, seed: int) -> NDArray[np.intp]:
     """(n,) the fold of each row. Large units first, each to the fold that holds least of its classes, then of all rows."""
     _, unit_of, sizes = np.unique(units, return_inverse=True, return_counts=True)
     if len(sizes) < num_folds:
-        remedy = f"set it to at most {len(sizes)}" if len(sizes) > 1 else "use labelling.mode: in-sample, or more data"
-        raise BadInput.at(_PLACE, f"= {num_folds}, but only {len(sizes)} rows or groups differ, too few for the folds; {remedy}.")
+        remedy = f"set it to at most {len(sizes)}" if len(sizes) > 1 else "split by another column, or add rows"
+        raise BadInput.at(_PLACE, f"= {num_folds}, but the training data has only {len(sizes)} {unit_name}; {remedy}.")
     pairs, counts = np.unique(np.column_stack([unit_of, strata]), axis=0, return_counts=True)
     content: list[list[tuple[int, int]]] = [[] for _ in sizes]  # (stratum, rows) of each unit
     for (unit, stratum), count in zip(pairs.tolist(), counts.tolist(), strict=True):

@@ -156,11 +156,13 @@ def _json_lines(file: TextIO, path: Path, place: str) -> pd.DataFrame:
 
 
 def _parquet(path: Path, place: str) -> pd.DataFrame:
-    import pandas as pd
     import pyarrow as pa
+    from pyarrow import parquet
 
     try:
-        frame = pd.read_parquet(path, engine="pyarrow")
+        table = parquet.read_table(path)
+        table.validate(full=True)
+        frame: pd.DataFrame = table.to_pandas()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise BadInput.at(place, f"{path} is not a whole Parquet file ({reason}); copy or write it again.") from error

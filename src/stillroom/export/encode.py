@@ -18,6 +18,9 @@ from stillroom.export.graph import TOKENIZER_DOMAIN, Graph, NoOnnxFormError
 _WORDS = r"[\p{L}\p{N}_]{2,}"
 """scikit-learn's token pattern, words of two or more letters or digits, in RE2's syntax."""
 
+_LOCALE = "C.UTF-8"
+"""Whose rules lower-case a text: present on every Linux since glibc 2.35, where ONNX Runtime's own default, en_US, often is not."""
+
 
 def encode(graph: Graph, encoder: Any, inputs: dict[str, str]) -> str:
     """Add a fitted ColumnTransformer to `graph`.
@@ -124,7 +127,7 @@ def _tf_idf(graph: Graph, vectoriser: Any, column: str) -> str:
     words = sorted(vectoriser.vocabulary_, key=vectoriser.vocabulary_.__getitem__)
     flat = graph.add("Reshape", column, graph.weight(np.array([-1], dtype=np.int64)))
     if vectoriser.lowercase:
-        flat = graph.add("StringNormalizer", flat, case_change_action="LOWER", is_case_sensitive=1)
+        flat = graph.add("StringNormalizer", flat, case_change_action="LOWER", is_case_sensitive=1, locale=_LOCALE)
     tokens = graph.add("Tokenizer", flat, domain=TOKENIZER_DOMAIN, mark=0, mincharnum=1, pad_value="#", tokenexp=_WORDS)
     counts = graph.add(
         "TfIdfVectorizer",

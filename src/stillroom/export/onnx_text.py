@@ -50,8 +50,9 @@ def export_text(predictor: TextPredictor, folder: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    assert program is not None
     with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         program.save(folder / MODEL)
     write_text(folder / TOKENIZER, backend.to_str())
     facts = {"pad_id": tokenizer.pad_token_id, "pad_type_id": tokenizer.pad_token_type_id}

@@ -38,13 +38,12 @@ def check_parity(student: Predictor, exported: Predictor, features: pd.DataFrame
         raise StageFailed("export: there is no row to compare it on.")
     unit = scale if scale > 0 else 1.0  # a constant target has no spread to measure by
     differences = np.abs(theirs - ours).reshape(len(ours), -1).max(axis=1) / unit
-    # NaN would compare as "within tolerance".
-    differences = np.where(np.isfinite(theirs).reshape(len(ours), -1).all(axis=1), differences, np.inf)
-    worst = int(np.argmax(differences))
+    # A NaN in the export is never "within": argmax picks it, and no comparison with it is true.
+    within, worst = differences <= tolerance, int(np.argmax(differences))
     agreement = float(np.mean(ours.argmax(axis=1) == theirs.argmax(axis=1))) if student.classes else None
-    if not differences[worst] <= tolerance:
+    if not within.all():
         raise StageFailed(
-            f"export: {int((differences > tolerance).sum())} of {len(ours)} rows differ from the student by more than {tolerance:g}. "
+            f"export: {int((~within).sum())} of {len(ours)} rows differ from the student by more than {tolerance:g}. "
             f"Worst is row {worst} by {differences[worst]:.3g}: student {_shown(ours[worst])}, export {_shown(theirs[worst])}; "
             f"its features: {_row(features, worst)}. Choose another student, or set export.tolerance if that is acceptable."
         )

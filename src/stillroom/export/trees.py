@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stillroom.export.graph import NoOnnxFormError
 
-Link = Literal["identity", "sigmoid", "softmax", "one-vs-rest"]
+Link = Literal["identity", "sigmoid", "softmax"]
 
 
 @dataclass
@@ -47,9 +47,9 @@ class Ensemble:
 
 def floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """The largest float32 that is not above each value."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # beyond the range of float32: infinity is rounded, then stepped back from
         rounded = values.astype(np.float32)
-    return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+        return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
 
 def read_ensemble(estimator: Any) -> Ensemble | None:
@@ -227,18 +227,18 @@ def _read_lightgbm(booster: Any) -> Ensemble:
     infos = model["tree_info"]
     share = num_scores / len(infos) if model.get("average_output") and infos else 1.0
     trees = [_lightgbm_tree(info["tree_structure"], i % num_scores, num_scores, share) for i, info in enumerate(infos)]
-    return Ensemble(trees, np.zeros(num_scores), _lightgbm_link(model.get("objective", "custom").split()))
+    return Ensemble(trees, np.zeros(num_scores), _lightgbm_link(model.get("objective", "of one's own").split()))
 
 
 def _lightgbm_link(objective: Sequence[str]) -> Link:
-    name, *options = objective or ["custom"]
+    name, *options = objective
     if name == "binary":
         if "sigmoid:1" not in options:
             raise NoOnnxFormError(f"LightGBM's objective {' '.join(objective)!r}; leave 'sigmoid' at 1")
         return "sigmoid"
     if name == "multiclass":
         return "softmax"
-    if name in ("custom", "regression", "regression_l1", "huber", "fair", "quantile", "mape", "none"):
+    if name in ("regression", "regression_l1", "huber", "fair", "quantile", "mape"):
         if "sqrt" in options:
             raise NoOnnxFormError("LightGBM's reg_sqrt")
         return "identity"

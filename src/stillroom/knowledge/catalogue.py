@@ -8,7 +8,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stillroom.knowledge.shards import ANSWER, CONTEXT, Record, ShardFolder, answer_values, kind_of, open_shard, records, write_shard
+from stillroom.knowledge.shards import (
+    ANSWER,
+    CONTEXT,
+    Record,
+    ShardFolder,
+    answer_values,
+    kind_of,
+    open_shard,
+    read_batches,
+    read_column,
+    records,
+    write_shard,
+)
 
 
 class KeyIndex:
@@ -45,12 +57,11 @@ class KeyIndex:
 class Catalogue:
     """The shards of a folder. Every answer has a number, counted on from shard to shard.
 
-    Every method may raise StageFailed: a shard is damaged or cannot be read. `listed` tells whether the folder has been read.
+    Every method may raise StageFailed: a shard is damaged or cannot be read.
     """
 
     def __init__(self, folder: ShardFolder) -> None:
         self._folder = folder
-        self.listed = False
         self._known: set[str] = set()
         self._index = KeyIndex()
         self._answer_shards: list[str] = []
@@ -65,14 +76,13 @@ class Catalogue:
                 continue
             with open_shard(self._folder, name) as shard:
                 if kind_of(name) == ANSWER:
-                    self._index = self._index.with_keys(shard.read(["key"])["key"].to_pylist())
+                    self._index = self._index.with_keys(read_column(shard, "key").to_pylist())
                     self._answer_shards.append(name)
                     self._starts.append(self._starts[-1] + shard.metadata.num_rows)
                 else:
-                    for group, context in enumerate(shard.read(["context"])["context"].to_pylist()):
+                    for group, context in enumerate(read_column(shard, "context").to_pylist()):
                         self._contexts.setdefault(context, (name, group))
             self._known.add(name)
-        self.listed = True
 
     def add(self, tables: Iterable[tuple[str, pa.Table]]) -> None:
         """Write tables, as (kind, table), to shards: what is in none yet, each key once. Refreshed before and after."""
@@ -125,13 +135,13 @@ class Catalogue:
     def _read_values(self, shard: int) -> NDArray[np.float64]:
         if self._last_read is None or self._last_read[0] != shard:  # kept: batches of one shard follow each other
             with open_shard(self._folder, self._answer_shards[shard]) as file:
-                self._last_read = shard, answer_values(file.read(["answer"])["answer"])
+                self._last_read = shard, answer_values(read_column(file, "answer"))
         return self._last_read[1]
 
     def _records(self, shards: list[str], starts: list[int], index: KeyIndex) -> Iterator[Record]:
         for name, start in zip(shards, starts, strict=False):
             with open_shard(self._folder, name) as shard:
-                for batch in shard.iter_batches(batch_size=4096):
+                for batch in read_batches(shard):
                     counts = index.find(batch["key"].to_pylist()) == np.arange(start, start + len(batch))
                     start += len(batch)
-                    yield from records(pa.Table.from_batches([batch]).filter(pa.array(counts)))
+                    yield from records([batch.filter(pa.array(counts))])

@@ -71,7 +71,7 @@ class Journal:
                     connection.execute("CREATE TABLE puts (number INTEGER PRIMARY KEY, kind TEXT NOT NULL, content BLOB NOT NULL)")
                 finally:
                     connection.close()
-                draft.rename(path)  # a reader sees it with its table, or not at all
+                draft.rename(path)  # a reader sees it with its table, or not at all; the log's first sync covers the folder
                 return cls(path, lock=lock)
         except BaseException:
             _unlink(draft)
@@ -138,10 +138,11 @@ def abandoned_journals(folder: Path) -> Iterator[Journal]:
     """
     for path in journal_paths(folder):
         lock = _lock_of(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue  # alive
+        with files.writing(folder):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue  # alive
         try:
             journal = Journal(path, lock=lock)
         except BaseException:
@@ -212,8 +213,10 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary code of an extended one
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if not hasattr(error, "sqlite_errorcode"):
+                raise  # not SQLite's: a wrong call of ours
+            code = error.sqlite_errorcode & 0xFF  # the primary code of an extended one
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):  # the last: its table is not there
                 raise StageFailed(_damaged(path)) from error
             # `writing` knows the remedy for the system's errors.
             raise OSError(_SYSTEM_ERRORS.get(code, 0), str(error)) from error

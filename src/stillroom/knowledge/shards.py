@@ -1,7 +1,8 @@
 """Immutable Parquet shards: how answers are laid out, and the folder, local or remote, that holds them.
 
-A shard's name is "<kind>-<time of sealing>-<checksum>.parquet": names sort by age, and the checksum of the bytes is
-recorded without a second file that could disagree. Kinds that this version does not know are left alone.
+A shard's name is "<kind>-<time of sealing>-<footer's CRC>-<checksum>.parquet": names sort by age, and the checksum of the
+bytes is recorded without a second file that could disagree. A reader holds the footer against its CRC and every page that
+it needs against the page's own, `verify` the whole file against the checksum. Unknown kinds are left alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from stillroom.core.fingerprint import fingerprint
 
 FORMAT = b"stillroom/knowledge@1"
 ANSWER, CONTEXT = "answer", "context"
-_NAME = re.compile(rf"({ANSWER}|{CONTEXT})-[0-9a-f]{{16}}-(\w+-[0-9a-f]+)\.parquet")
+_NAME = re.compile(rf"({ANSWER}|{CONTEXT})-[0-9a-f]{{16}}-([0-9a-f]{{8}})-(\w+-[0-9a-f]+)\.parquet")
 _ROWS_PER_GROUP = 1 << 16
 _CONTEXT_SCHEMA = pa.schema([("context", pa.string()), ("rows", pa.list_(pa.string()))])
 
@@ -166,9 +168,9 @@ def answer_values(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
     return np.asarray(whole.flatten()).reshape(len(whole), whole.type.list_size)
 
 
-def records(table: pa.Table) -> Iterator[Record]:
-    """The rows of an answer table."""
-    for batch in table.to_batches():
+def records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+    """The rows of answer tables."""
+    for batch in batches:
         shared = [json.loads(text) for text in batch["facts"].dictionary.to_pylist()]
         values = answer_values(batch["answer"])
         columns = (batch["key"], batch["example"], batch["facts"].indices)
@@ -190,21 +192,40 @@ def write_shard(folder: ShardFolder, kind: str, table: pa.Table) -> None:
         row_group_size=1 if kind == CONTEXT else _ROWS_PER_GROUP,
     )
     content = sink.getvalue()
-    folder.write(f"{kind}-{time.time_ns():016x}-{fingerprint(content)}.parquet", content)
+    footer = zlib.crc32(_footer(io.BytesIO(content)))
+    folder.write(f"{kind}-{time.time_ns():016x}-{footer:08x}-{fingerprint(content)}.parquet", content)
 
 
 @contextmanager
 def open_shard(folder: ShardFolder, name: str) -> Iterator[pq.ParquetFile]:
-    """A shard for reading; every page is held against its checksum.
+    """A shard for reading; the footer, and every page that is read, are held against their checksums.
 
     Raises:
         StageFailed: the file is truncated, altered or cannot be read; names it and the remedy.
     """
     with _reading(folder.path(name)), folder.open(name) as file:
+        if f"{zlib.crc32(_footer(file)):08x}" != _NAME.sub(r"\2", name):
+            raise StageFailed(_damaged(folder.path(name)))
         shard = pq.ParquetFile(file, page_checksum_verification=True)
         if (found := (shard.schema_arrow.metadata or {}).get(b"format")) != FORMAT:
             raise StageFailed(f"{folder.path(name)}: its format is {found!r}; this version reads {FORMAT!r}. Update stillroom.")
         yield shard
+
+
+def read_column(shard: pq.ParquetFile, name: str) -> pa.ChunkedArray:
+    """A whole column of an open shard."""
+    values = shard.read([name])[name]
+    _check_rows(shard, len(values))
+    return values
+
+
+def read_batches(shard: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The rows of an open shard, a few thousand at a time."""
+    num_rows = 0
+    for batch in shard.iter_batches(batch_size=4096):
+        num_rows += len(batch)
+        yield batch
+    _check_rows(shard, num_rows)
 
 
 def check_bytes(folder: ShardFolder, name: str) -> None:
@@ -222,7 +243,22 @@ def kind_of(name: str) -> str:
 
 def checksum_of(name: str) -> str:
     """The checksum of its bytes that a shard's name records."""
-    return _NAME.sub(r"\2", name)
+    return _NAME.sub(r"\3", name)
+
+
+def _check_rows(shard: pq.ParquetFile, found: int) -> None:
+    # The header of a page has no checksum, and when damaged may say that the page ends early.
+    if found != shard.metadata.num_rows:
+        raise pa.ArrowInvalid(f"{found} of {shard.metadata.num_rows} rows")
+
+
+def _footer(file: IO[bytes]) -> bytes:
+    """The footer of a Parquet file, with its length and the closing mark, as far as there is one."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - 8, 0))
+    length = int.from_bytes(file.read(4), "little")
+    file.seek(max(size - 8 - length, 0))
+    return file.read()
 
 
 @contextmanager

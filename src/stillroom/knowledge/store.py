@@ -150,7 +150,7 @@ class KnowledgeStore:
             sealed, unsealed = self._catalogue.records(), self._unsealed_keys()
             tables = [table for journal in self._journals.values() for kind, table in journal.tables if kind == ANSWER]
         yield from sealed
-        for record in chain.from_iterable(map(records, tables)):
+        for record in records(batch for table in tables for batch in table.to_batches()):
             if record.key in unsealed:
                 unsealed.remove(record.key)
                 yield record
@@ -196,12 +196,12 @@ class KnowledgeStore:
         """The store's lock: no other writer of this machine writes."""
         assert not self.read_only, "the store was opened for reading"
         with self._threads:
-            try:
-                with files.writing(self._journal_folder):
-                    self._journal_folder.mkdir(parents=True, exist_ok=True)
+            with files.writing(self._journal_folder):
+                self._journal_folder.mkdir(parents=True, exist_ok=True)
+                try:
                     self._processes.acquire(timeout=_LOCK_SECONDS, poll_interval=_POLL_SECONDS)
-            except Timeout:
-                raise StageFailed(f"{self.location}: another process has held the store for {_LOCK_SECONDS:.0f} seconds; end it.") from None
+                except Timeout:
+                    raise StageFailed(f"{self.location}: another process has held the store for {_LOCK_SECONDS:g} s; end it.") from None
             try:
                 yield
             finally:
@@ -231,26 +231,24 @@ class KnowledgeStore:
         Only under the store's lock, refreshed."""
         journal.update()
         self._catalogue.add(journal.tables)
+        self._journals.pop(journal.path).close()  # the same object, or the view that this process had of a dead writer's
         journal.delete()
-        self._journals.pop(journal.path, None)
 
     def _refresh(self, *, look_far: bool = True) -> None:
         """Take in what other writers have done. Journals come first: what leaves one is in a shard before.
 
-        `look_far` False spares the listing of a remote folder, as long as no journal has gone there.
+        `look_far` False spares the listing of a remote folder: what it would tell matters only once answers are read or sealed.
         """
-        some_sealed = self._refresh_journals()
-        if look_far or some_sealed or self.shards.cheap_to_list or not self._catalogue.listed:
+        self._refresh_journals()
+        if look_far or self.shards.cheap_to_list:
             self._catalogue.refresh()
 
-    def _refresh_journals(self) -> bool:
-        """Whether a journal has gone since the last time: its answers are in shards."""
+    def _refresh_journals(self) -> None:
         paths = set(journal_paths(self._journal_folder))
-        gone = self._journals.keys() - paths
-        for path in gone:
+        for path in self._journals.keys() - paths:
             self._journals.pop(path).close()
-            if self._own is not None and self._own.path == path:
-                self._own = None  # somebody has deleted the store under our hands
+        if self._own is not None and self._own.path not in paths:
+            self._own = None  # somebody has deleted the store under our hands
         for path in paths:
             try:
                 if path not in self._journals:
@@ -259,8 +257,6 @@ class KnowledgeStore:
             except StageFailed:
                 if path.exists():
                     raise  # else: sealed and deleted while it was read
-                gone.add(path)
-        return bool(gone)
 
     def _absent(self, keys: Sequence[str]) -> list[int]:
         absent: list[int] = np.flatnonzero(self._catalogue.find(keys) < 0).tolist()
@@ -292,8 +288,8 @@ def _cache_folder() -> Path:
 def _refuse_non_finite(values: NDArray[np.float64], keys: Sequence[str], facts: Sequence[dict[str, Any]]) -> None:
     bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     if len(bad):
-        row = int(bad[0])
+        example, answer = facts[bad[0]].get("example", keys[bad[0]]), np.array2string(values[bad[0]], threshold=6)
         raise StageFailed(
-            f"the teacher's answer to example {facts[row].get('example', keys[row])} is {values[row].tolist()}: an answer must be finite. "
-            f"{len(bad)} of {len(values)} answers of this batch are not; none of the batch was stored. Mend the teacher or drop the example."
+            f"the teacher's answer to example {example} is {answer}: an answer must be finite. {len(bad)} of the {len(values)} answers of "
+            f"this batch are not; none of the batch was stored. Mend the teacher, or drop these examples."
         )

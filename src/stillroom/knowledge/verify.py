@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-import pyarrow as pa
 
 from stillroom.core.errors import StageFailed
 from stillroom.core.fingerprint import RULE, fingerprint
-from stillroom.knowledge.shards import ANSWER, Record, ShardFolder, check_bytes, checksum_of, kind_of, open_shard, records
+from stillroom.knowledge.shards import (
+    ANSWER,
+    Record,
+    ShardFolder,
+    check_bytes,
+    checksum_of,
+    kind_of,
+    open_shard,
+    read_batches,
+    read_column,
+    records,
+)
 from stillroom.knowledge.store import KnowledgeStore
 
 
@@ -69,7 +78,7 @@ def verify(store: KnowledgeStore) -> VerifyReport:
     findings = _Findings()
     for path, kind, table in store.unsealed():  # first: what is sealed meanwhile is then seen in its shard
         if kind == ANSWER:
-            findings.answers(str(path), records(table))
+            findings.answers(str(path), records(table.to_batches()))
         else:
             findings.contexts.update(table["context"].to_pylist())
     for name in store.shards.names():
@@ -96,11 +105,6 @@ def _check_shard(folder: ShardFolder, name: str, findings: _Findings) -> None:
         )
     with open_shard(folder, name) as shard:
         if kind_of(name) == ANSWER:
-            findings.answers(path, _all_records(shard.iter_batches(batch_size=4096)))
+            findings.answers(path, records(read_batches(shard)))
         else:
-            findings.contexts.update(shard.read(["context"])["context"].to_pylist())
-
-
-def _all_records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
-    for batch in batches:
-        yield from records(pa.Table.from_batches([batch]))
+            findings.contexts.update(read_column(shard, "context").to_pylist())

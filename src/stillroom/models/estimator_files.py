@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, BadZipFile
 
 import numpy as np
 import skops.io
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.tree._tree import Tree
 from skops.io.exceptions import UnsupportedTypeException
 
@@ -21,7 +20,7 @@ from stillroom.core.files import write_bytes
 from stillroom.models.estimators import ALLOWED_PACKAGES
 
 TRUSTED_PACKAGES = (*ALLOWED_PACKAGES, "stillroom")
-_HARMLESS = frozenset({"collections.OrderedDict", "collections.defaultdict", "numpy.dtype"})
+_HARMLESS = frozenset({"collections.OrderedDict", "collections.defaultdict", "numpy.dtype", "stillroom.models.tabular.ColumnsWithMissing"})
 _NEVER = ("tests", "_testing", "testing", "conftest", "datasets", "externals")
 """Parts of the trusted packages whose classes have no place in a model."""
 
@@ -30,15 +29,18 @@ def save_estimator(estimator: object, path: Path) -> None:
     """Write a fitted estimator as a skops file.
 
     Raises:
-        StageFailed: it holds something that only pickle could store.
+        StageFailed: it holds something that only pickle could store, or that `load_estimator` would refuse.
     """
-    buffer = BytesIO()
     try:
-        skops.io.dump(estimator, buffer, compression=ZIP_DEFLATED)
+        content = skops.io.dumps(estimator, compression=ZIP_DEFLATED)
+        refused = [name for name in skops.io.get_untrusted_types(data=content) if not _is_trusted(name)]
+        reason = f"it holds {', '.join(refused)}" if refused else ""
     except (UnsupportedTypeException, TypeError, ValueError, AttributeError, RecursionError) as error:
-        name = type(estimator).__name__
-        raise StageFailed(f"{path}: {name} cannot be saved without pickle ({error}); choose an estimator that skops supports.") from error
-    write_bytes(path, buffer.getvalue())
+        reason = str(error)
+    if reason:
+        remedy = "choose an estimator made of scikit-learn's or LightGBM's own parts."
+        raise StageFailed(f"{path}: {type(estimator).__name__} cannot be saved without pickle: {reason}; {remedy}")
+    write_bytes(path, content)
 
 
 def load_estimator(path: Path, *, place: str | None = None) -> Any:
@@ -94,22 +96,23 @@ def _is_trusted(name: str) -> bool:
 def _check_trees(estimator: object) -> None:
     """Refuse trees whose child or feature numbers point outside: compiled code follows them without a check."""
     for part in _parts(estimator, set()):
-        if isinstance(part, Tree):
-            nodes, count = part.__getstate__()["nodes"], part.node_count
-            left, right, feature, width = nodes["left_child"], nodes["right_child"], nodes["feature"], part.n_features
-            leaf = left == -1
-            whole = count == len(nodes)
-        elif isinstance(part, TreePredictor):
-            nodes, count, whole = part.nodes, len(part.nodes), True
-            left, right, feature, width = nodes["left"].astype(int), nodes["right"].astype(int), nodes["feature_idx"], np.inf
-            leaf = nodes["is_leaf"].astype(bool)
-        else:
-            continue
-        here = np.arange(len(nodes))[~leaf]
-        # A child comes after its parent in every tree that scikit-learn grows; so no walk can loop.
-        inside = [(here < child[~leaf]) & (child[~leaf] < count) for child in (left, right)]
-        if not whole or count == 0 or not np.all(inside) or not np.all((feature[~leaf] >= 0) & (feature[~leaf] < width)):
-            raise ValueError("a decision tree in it points outside itself")
+        state = getattr(part, "__dict__", {})
+        if isinstance(tree := state.get("tree_"), Tree):
+            leaf = tree.children_left == -1
+            _check_nodes(tree.children_left, tree.children_right, tree.feature, leaf, min(tree.n_features, state["n_features_in_"]))
+        for tree in (tree for stage in state.get("_predictors", ()) for tree in stage):
+            nodes = tree.nodes
+            _check_nodes(nodes["left"], nodes["right"], nodes["feature_idx"], nodes["is_leaf"] == 1, state["n_features_in_"])
+
+
+def _check_nodes(left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], leaf: NDArray[np.bool_], width: int) -> None:
+    parents = np.flatnonzero(~leaf)
+    # A child comes after its parent in every tree that scikit-learn grows; so no walk can loop.
+    children = [side[parents].astype(np.int64) for side in (left, right)]
+    inside = all(((parents < child) & (child < len(leaf))).all() for child in children)
+    features = feature[parents].astype(np.int64)
+    if not len(leaf) or not inside or (features < 0).any() or (features >= width).any():
+        raise ValueError("a decision tree in it points outside itself.")
 
 
 def _parts(value: object, seen: set[int]) -> Iterator[object]:

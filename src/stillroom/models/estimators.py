@@ -61,8 +61,8 @@ _QUIET_LIGHTGBM = {"verbosity": -1, "deterministic": True, "force_row_wise": Tru
 _DEFAULTS: dict[str, dict[str, Any]] = {
     # The library's own 100 and 200 iterations stop short of convergence on ordinary tables, with a warning.
     "sklearn.linear_model.LogisticRegression": {"max_iter": 1000},
-    "sklearn.neural_network.MLPClassifier": {"max_iter": 500},
-    "sklearn.neural_network.MLPRegressor": {"max_iter": 500},
+    "sklearn.neural_network.MLPClassifier": {"max_iter": 2000},
+    "sklearn.neural_network.MLPRegressor": {"max_iter": 2000},
     # deterministic needs one fixed histogram layout: two runs of one job must give the same student.
     "lightgbm.LGBMClassifier": _QUIET_LIGHTGBM,
     "lightgbm.LGBMRegressor": _QUIET_LIGHTGBM,

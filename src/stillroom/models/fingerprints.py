@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -11,6 +12,9 @@ from sklearn.neighbors import BallTree, KDTree
 
 from stillroom.core.fingerprint import fingerprint
 from stillroom.models.estimators import NO_EFFECT
+
+_ADDRESSES = frozenset({"_stop_words_id"})
+"""Attributes in which scikit-learn's text vectorisers keep a memory address."""
 
 
 def estimator_fingerprint(estimator: object) -> str:
@@ -74,6 +78,10 @@ def _object_facts(value: Any, above: tuple[int, ...]) -> Any:
         # The seed sequence behind it does not survive a file, and shapes nothing that the state does not.
         generator = value._bit_generator if isinstance(value, np.random.RandomState) else value.bit_generator
         return ["object", name, _facts(generator.state, above)]
+    if name.startswith("torch.") and hasattr(value, "untyped_storage"):
+        # A tensor's pickled state names its address in memory; its bytes are what it holds, whatever the dtype.
+        flat = value.detach().cpu().contiguous().reshape(-1).view(sys.modules["torch"].uint8)
+        return ["tensor", str(value.dtype), list(value.shape), flat.numpy()]
     if isinstance(value, (KDTree, BallTree)):
         # The rest of its state counts the questions that it was asked.
         return ["object", name, [_facts(np.asarray(array), above) for array in value.get_arrays()]]
@@ -82,6 +90,6 @@ def _object_facts(value: Any, above: tuple[int, ...]) -> Any:
         return ["object", name, reduced]
     build, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
     if isinstance(state, Mapping) and hasattr(value, "get_params"):
-        state = {key: part for key, part in state.items() if key not in NO_EFFECT}
+        state = {key: part for key, part in state.items() if key not in NO_EFFECT | _ADDRESSES}
     held = (arguments, state, None if items is None else list(items), None if pairs is None else dict(pairs))
     return ["object", name, _facts(build, above), *(_facts(part, above) for part in held)]

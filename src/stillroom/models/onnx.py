@@ -48,6 +48,9 @@ class OnnxPredictor:
             raise BadInput.at(str(path), f"has inputs that are no columns: {', '.join(strangers)}. One input a column is expected.")
         if self._output not in outputs:
             raise BadInput.at(str(path), f"has outputs {', '.join(sorted(outputs))}; one called {self._output!r} is expected.")
+        width = next(node.shape[-1] for node in self._session.get_outputs() if node.name == self._output)
+        if classes and isinstance(width, int) and width != len(classes):
+            raise BadInput.at(str(path), f"answers {width} classes; predictor.json names {len(classes)} classes.")
         # An encoder may ignore a column (one that was empty in training); its graph then has no such input.
         self._inputs = tuple(column for column in self.columns if column.name in inputs)
 

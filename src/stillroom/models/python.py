@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +65,27 @@ class PythonPredictor:
                 raise BadInput.at(place, f"= {path!r} returned a {type(self.object).__name__} without {name}; see docs for what is needed.")
         if self.classes:
             self._codes = class_codes(self.object.classes_, self.classes, labels="names", place=place)
+        for module in _torch_modules(self.object):
+            module.eval()
 
     def predict_values(self, features: pd.DataFrame) -> NDArray[np.float64]:
-        """(n, K) probabilities in the order of `classes`, or (n,) values. The object is handed the features as they are."""
+        """(n, K) probabilities in the order of `classes`, or (n,) values. The object is handed the features as they are.
+
+        Torch modules that it holds answer in eval mode (set once, at the start) and without gradients.
+        """
+        with _no_gradients():
+            return self._answers(features)
+
+    def _answers(self, features: pd.DataFrame) -> NDArray[np.float64]:
         if not self.classes:
             return np.asarray(self.object.predict(features), dtype=np.float64).reshape(len(features))
         probs = np.zeros((len(features), len(self.classes)))
-        probs[:, self._codes] = np.asarray(self.object.predict_proba(features), dtype=np.float64)
+        answers = np.asarray(self.object.predict_proba(features), dtype=np.float64)
+        # Compared here: NumPy would spread a single column over all classes without a word.
+        if answers.shape != (len(features), len(self._codes)):
+            needed = f"{(len(features), len(self._codes))} is needed: a row an example, a column for each of its classes_"
+            raise BadInput.at(self.path, f"predict_proba answered with shape {answers.shape}, where {needed}.")
+        probs[:, self._codes] = answers
         return probs
 
     def save(self, folder: Path) -> None:
@@ -82,3 +97,22 @@ def load(folder: Path, *, allow_code: bool = False) -> PythonPredictor:
     """The predictor that `PythonPredictor.save` wrote."""
     facts = read_manifest(folder)
     return PythonPredictor(facts["object"], facts["params"], facts["classes"], allow_code=allow_code, place=f"{folder}: object")
+
+
+def _no_gradients() -> AbstractContextManager[object]:
+    # Imported by the user's code or not at all: such an object works without torch.
+    torch: Any = sys.modules.get("torch")
+    return torch.no_grad() if torch is not None else nullcontext()  # type: ignore[no-any-return]
+
+
+def _torch_modules(value: Any, depth: int = 6) -> Iterator[Any]:
+    """The torch modules that an object holds, in its attributes, lists and dicts."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or depth == 0 or isinstance(value, type):
+        return
+    if isinstance(value, torch.nn.Module):
+        yield value
+        return
+    held = value if isinstance(value, (list, tuple)) else (value if isinstance(value, dict) else getattr(value, "__dict__", {})).values()
+    for part in held:
+        yield from _torch_modules(part, depth - 1)

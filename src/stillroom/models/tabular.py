@@ -8,6 +8,7 @@ prediction, so that an export that computes in float32 takes the same branches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,16 @@ def prepare(features: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     return prepared[[column.name for column in columns]]
 
 
+@dataclass(frozen=True)
+class ColumnsWithMissing:
+    """A column selection of scikit-learn's ColumnTransformer: those of `names` that have a missing value in training."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, features: pd.DataFrame) -> list[str]:
+        return [name for name in self.names if features[name].isna().any()]
+
+
 def feature_encoder(columns: Sequence[Column], estimator: BaseEstimator) -> ColumnTransformer:
     """An unfitted encoder of prepared features (see `prepare`) into the numbers that `estimator` takes.
 
@@ -81,7 +92,7 @@ def feature_encoder(columns: Sequence[Column], estimator: BaseEstimator) -> Colu
     if names["numeric"]:
         steps.append(("numeric", _numeric_encoder(imputes=imputes, scales=scales), names["numeric"]))
         if imputes:
-            steps.append(("missing", MissingIndicator(features="missing-only", error_on_new=False), names["numeric"]))
+            steps.append(("missing", MissingIndicator(features="all"), ColumnsWithMissing(tuple(names["numeric"]))))
     if names["categorical"]:
         one_hot = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=MAX_CATEGORIES)
         steps.append(("categorical", one_hot, names["categorical"]))
@@ -134,6 +145,8 @@ class TabularPredictor:
     def predict_values(self, features: pd.DataFrame) -> NDArray[np.float64]:
         """(n, K) probabilities in the order of `classes`, or (n,) values. A class absent from the fit has probability 0."""
         prepared = prepare(features, self.columns)
+        if not len(prepared):
+            return np.zeros((0, len(self.classes)) if self.classes else 0)
         if self.answers == "values":
             return np.asarray(self.pipeline.predict(prepared), dtype=np.float64).reshape(len(prepared))
         if self.answers == "logits":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -159,7 +160,8 @@ def label_order(config: PreTrainedConfig, classes: Sequence[str], place: str = "
     labels = _labels(config)
     if sorted(labels) != sorted(classes):
         raise BadInput.at(
-            place, f"has the labels {labels}, the data the classes {list(classes)}; name the labels in the model's id2label, or fine-tune it."
+            place,
+            f"has the labels {labels}, the data the classes {list(classes)}; name the labels in the model's id2label, or fine-tune it.",
         )
     return [labels.index(name) for name in classes]
 
@@ -209,7 +211,7 @@ def answering(model: nn.Module) -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """Every global random state set from `seed` inside, and put back afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         transformers.set_seed(seed)
         try:
             yield
@@ -223,14 +225,14 @@ def quiet() -> Iterator[None]:
     """No progress bars and advice of transformers inside; Stillroom shows its own."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
+    log.set_verbosity(logging.ERROR)
+    log.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         log.set_verbosity(level)
         if bars:
-            log.enable_progress_bar()
+            log.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -241,7 +243,7 @@ def saving(folder: Path) -> Iterator[None]:
         StageFailed: with the folder, the reason and the remedy.
     """
     try:
-        with writing(folder):
+        with writing(folder), quiet():
             yield
     except (safetensors.SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -261,7 +263,8 @@ def _readable(name: str, place: str) -> Iterator[None]:
 
 
 def _labels(config: PreTrainedConfig) -> list[str]:
-    return [str(config.id2label[code]) for code in sorted(config.id2label)]
+    labels: dict[Any, str] = config.id2label or {}
+    return [str(labels[code]) for code in sorted(labels)]
 
 
 def _reset_head(model: PreTrainedModel) -> None:

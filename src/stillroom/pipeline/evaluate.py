@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,29 @@ from stillroom.evaluation.cost import measure_cost
 from stillroom.evaluation.evidence import build_evidence
 from stillroom.models.calibrated import apply_calibration
 from stillroom.models.load import load_predictor
-from stillroom.pipeline.label import TransferSet, label
+from stillroom.pipeline.label import TransferSet
 from stillroom.pipeline.train import arms, curve_of, train
 from stillroom.pipeline.work import Work
 from stillroom.teachers.answers import ask
 
 
-def evaluate(work: Work) -> Evidence:
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What the students learnt from, and how they came out."""
+
+    transfer: TransferSet
+    evidence: Evidence
+
+
+def evaluate(work: Work) -> Evaluated:
     """Measure the teacher, the students and the controls on the test split; write evidence.json and details.json."""
-    train(work)
+    transfer = train(work)
     inputs = work.inputs("evaluate")
     record = work.folder.done("evaluate", inputs)
     work.listener.stage("evaluate", resumed=record is not None)
     if record is not None:
-        return Evidence.from_json(record["evidence"])
-    transfer, job, data = label(work), work.job, work.dataset
+        return Evaluated(transfer, Evidence.from_json(record["evidence"]))
+    job, data = work.job, work.dataset
     predictions = _predict(work, transfer)
     costs: list[Measure] = []
     if job.evaluation.cost:
@@ -45,13 +55,11 @@ def evaluate(work: Work) -> Evidence:
     write_json(work.folder.details, details.to_json())
     work.folder.finish("evaluate", inputs, evidence=evidence.to_json(), test_reads=test_reads(work) + 1)
     write_evidence(work, evidence)
-    return evidence
+    return Evaluated(transfer, evidence)
 
 
 def test_reads(work: Work) -> int:
     """How many times this run has evaluated on its test split."""
-    import json
-
     try:
         return int(json.loads(work.folder.record("evaluate").read_text(encoding="utf-8"))["test_reads"])
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
@@ -80,7 +88,6 @@ def _predict(work: Work, transfer: TransferSet) -> dict[str, list[NDArray[np.flo
         predictions[arm] = [load_predictor(folder).predict_values(features) for folder in folders]
     arrays: dict[str, Any] = {f"{arm}-{i}": values for arm, found in predictions.items() for i, values in enumerate(found)}
     content = io.BytesIO()
-    np.savez_compressed(content, keys=data.test.keys, target=data.test.target, **arrays)
+    np.savez_compressed(content, keys=data.test.keys, target=np.asarray(data.test.target), **arrays)
     write_bytes(work.folder.path / "predictions.npz", content.getvalue())
     return predictions
-

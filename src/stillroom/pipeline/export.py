@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +15,29 @@ from stillroom.evaluation.cost import measure_cost
 from stillroom.export.parity import check_parity
 from stillroom.models.load import load_predictor
 from stillroom.pipeline.evaluate import evaluate, write_evidence
+from stillroom.pipeline.label import TransferSet
 from stillroom.pipeline.work import Work
 
 ARM = "student-onnx"
 
 
-def export(work: Work) -> Evidence:
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """The evaluation, with the exports' rows in the evidence and their parity checks by format."""
+
+    transfer: TransferSet
+    evidence: Evidence
+    parity: dict[str, ParityCheck]
+
+
+def export(work: Work) -> Exported:
     """Export the student that ships, in every format asked for.
 
     Raises:
         StageFailed: the export and the student differ by more than export.tolerance; nothing is left in exports/.
     """
-    evidence = evaluate(work)
-    _ = work.terms
+    evaluated = evaluate(work)
+    work.terms  # noqa: B018 - refuses where the terms have changed since
     inputs = work.inputs("export")
     record = work.folder.done("export", inputs)
     work.listener.stage("export", resumed=record is not None)
@@ -40,13 +50,8 @@ def export(work: Work) -> Evidence:
         record = work.folder.finish(
             "export", inputs, parity={kind: asdict(check) for kind, check in checks.items()}, measures=[asdict(m) for m in measures]
         )
-    return write_evidence(work, evidence, tuple(Measure(**m) for m in record["measures"]))
-
-
-def parity_of(work: Work) -> dict[str, ParityCheck]:
-    """The parity checks of the export stage, by format."""
-    record = work.folder.done("export", work.inputs("export")) or {"parity": {}}
-    return {kind: ParityCheck(**check) for kind, check in record["parity"].items()}
+    evidence = write_evidence(work, evaluated.evidence, tuple(Measure(**m) for m in record["measures"]))
+    return Exported(evaluated.transfer, evidence, {kind: ParityCheck(**check) for kind, check in record["parity"].items()})
 
 
 def _export(work: Work, kind: str) -> tuple[ParityCheck, list[Measure]]:

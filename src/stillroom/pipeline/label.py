@@ -52,7 +52,7 @@ def label(work: Work) -> TransferSet:
     Raises:
         PolicyRefused: the teacher's terms forbid it.
     """
-    _ = work.terms  # refuses before anything is spent
+    work.terms  # noqa: B018 - refuses before anything is spent
     job, data = work.job, work.dataset
     inputs = work.inputs("label")
     record = work.folder.done("label", inputs)
@@ -83,7 +83,7 @@ class _Keeper:
 
     def __init__(self, work: Work, source: Teacher | TeacherRecipe, inputs: str) -> None:
         self.work, self.source, self.inputs = work, source, inputs
-        self.recipe: TeacherRecipe | None = None if hasattr(source, "predict_values") else source  # type: ignore[assignment]
+        self.recipe: TeacherRecipe | None = None if hasattr(source, "predict_values") else source
 
     def teacher(self) -> Teacher:
         """The teacher that is one arm of the evaluation: as it is, or fitted on all training rows. Saved in the run."""

@@ -9,11 +9,10 @@ from typing import Any
 
 from stillroom.core.files import write_json, write_text
 from stillroom.core.fingerprint import folder_fingerprint
-from stillroom.core.records import Details, Evidence
+from stillroom.core.records import Details
 from stillroom.lineage.record import lineage_record, package_versions
 from stillroom.pipeline.evaluate import test_reads
-from stillroom.pipeline.export import export, parity_of
-from stillroom.pipeline.label import label
+from stillroom.pipeline.export import export
 from stillroom.pipeline.terms import Terms, check_terms
 from stillroom.pipeline.work import Work
 from stillroom.report.card import render_card
@@ -22,11 +21,11 @@ from stillroom.report.page import render_report
 from stillroom.teachers.build import teacher_notes
 
 
-def report(work: Work) -> Evidence:
+def report(work: Work) -> None:
     """Write the report, the card and the lineage. Always written anew: they only show what is recorded."""
-    evidence = export(work)
+    exported = export(work)
     work.listener.stage("report", resumed=False)
-    transfer, folder = label(work), work.folder
+    transfer, folder = exported.transfer, work.folder
     labelled = folder.done("label", work.inputs("label")) or {}
     terms = check_terms(
         work.job, teacher=str(labelled.get("teacher", "")), data=work.data_fingerprint, student=folder_fingerprint(folder.student)
@@ -35,19 +34,18 @@ def report(work: Work) -> Evidence:
     data = ReportData(
         title=work.job.name or "job",
         job=work.job.model_dump(mode="json"),
-        evidence=evidence,
+        evidence=exported.evidence,
         details=Details.from_json(json.loads(folder.details.read_text(encoding="utf-8"))),
         provenance=terms.lines,
         leak=transfer.leak,
         calibration=transfer.calibration,
-        parity=parity_of(work),
+        parity=exported.parity,
         notes=_notes(work, transfer.num_labelled, len(transfer.batch)),
         environment=environment(),
         waiver=None if terms.waiver is None else str(terms.waiver),
     )
     write_text(folder.report, render_report(data))
     write_text(folder.card, render_card(data))
-    return evidence
 
 
 def environment() -> dict[str, str]:

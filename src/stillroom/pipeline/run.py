@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,6 @@ class Run:
     @cached_property
     def evidence(self) -> Evidence:
         """Every measure with its interval, and the verdict."""
-        import json
-
         return Evidence.from_json(json.loads(self.folder.evidence.read_text(encoding="utf-8")))
 
     @cached_property
@@ -86,8 +86,7 @@ def run(
     return Run(replace(folder, path=folder.path.absolute()))
 
 
-def _stage(name: str) -> object:
+def _stage(name: str) -> Callable[[Work], object]:
     """Imported by name: only the stages that are walked load their libraries."""
-    from importlib import import_module
-
-    return getattr(import_module(f"stillroom.pipeline.{name}"), name)
+    stage: Callable[[Work], object] = getattr(import_module(f"stillroom.pipeline.{name}"), name)
+    return stage

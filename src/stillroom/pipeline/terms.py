@@ -40,12 +40,9 @@ class Terms:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know before going on."""
-        return [
-            f"{line.role} {line.name!r} ({line.licence}): {condition}"
-            for line in (*self.teachers, self.data)
-            for condition in line.conditions
-        ]
+        """What a person should know before going on: terms that are not simply permissive."""
+        bound = [line for line in (*self.teachers, self.data) if line.output_training != "allowed"]
+        return list(dict.fromkeys(f"{line.role} {line.name!r} ({line.licence}): {note}" for line in bound for note in line.conditions))
 
 
 def check_job(job: Job) -> Terms:

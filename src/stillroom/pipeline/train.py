@@ -24,14 +24,14 @@ def arms(work: Work) -> tuple[str, ...]:
     return ("student", "control") if work.job.evaluation.control else ("student",)
 
 
-def train(work: Work) -> None:
-    """Train every arm at every seed that is not trained yet."""
+def train(work: Work) -> TransferSet:
+    """Train every arm at every seed that is not trained yet; returns what they learnt from."""
     transfer = label(work)
     inputs = work.inputs("train")
     record = work.folder.done("train", inputs)
     work.listener.stage("train", resumed=record is not None)
     if record is not None:
-        return
+        return transfer
     told = work.listener.task("training")
     total = len(work.seeds) * len(arms(work))
     for i, seed in enumerate(work.seeds):
@@ -45,6 +45,7 @@ def train(work: Work) -> None:
             told(i * len(arms(work)) + j + 1, total)
     work.folder.finish("train", inputs, seeds=list(work.seeds), arms=list(arms(work)))
     shutil.rmtree(work.folder.work, ignore_errors=True)
+    return transfer
 
 
 def curve_of(folder: Path) -> tuple[CurvePoint, ...]:

@@ -14,6 +14,7 @@ class ExportSpec(Spec):
 
     formats: Annotated[tuple[Literal["onnx"], ...], Field(strict=False)] = described("What to export.", default=("onnx",))
     tolerance: Annotated[float, Field(gt=0)] = described(
-        "Largest difference over the test split that an export may show: absolute for probabilities, in units of the target's standard deviation for regression.",
+        "Largest difference over the test split that an export may show: absolute for probabilities, for regression in "
+        "standard deviations of the target.",
         default=1e-4,
     )

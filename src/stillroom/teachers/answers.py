@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,26 +14,34 @@ from stillroom.core.protocols import Predictor, Teacher
 
 _SUM_TOLERANCE = 1e-3
 """float32 softmax over many classes is off by 1e-6; scores that are no probabilities are off by far more."""
+_ROUNDING = 1e-12
 _STEADY_TOLERANCE = 1e-3
 """Padding and blocked arithmetic move an answer by about 1e-6, dropout and batch statistics by 1e-2 and more."""
 _NUM_REPEATED = 8
 
 
 @contextmanager
-def frozen(teacher: Teacher, *, place: str = "teacher") -> Iterator[str]:
-    """Hold a teacher to its word that answering does not change it.
+def frozen(teacher: Teacher, *, place: str = "teacher") -> Iterator[Callable[[], None]]:
+    """Hold a teacher to its word that answering does not change it: its fingerprint is compared at the end.
 
     Yields:
-        Its fingerprint: parameters, buffers, fitted state.
+        A function that compares it in between.
 
     Raises:
-        BadInput: the fingerprint afterwards is another one.
+        BadInput: the fingerprint (parameters, buffers, fitted state) has become another one.
     """
     before = teacher.fingerprint
-    yield before
-    if teacher.fingerprint != before:
-        remedy = "put it in evaluation mode (batch normalisation keeps running statistics otherwise) and keep no counts or caches in it."
-        raise BadInput.at(place, f"changed its own state while it was answering, so its answers depend on what was asked before; {remedy}")
+
+    def check() -> None:
+        if teacher.fingerprint != before:
+            changed = "changed its own state while it was answering, so its answers depend on what was asked before"
+            remedy = (
+                "put it in evaluation mode (batch normalisation keeps running statistics otherwise) and keep no counts or caches in it."
+            )
+            raise BadInput.at(place, f"{changed}; {remedy}")
+
+    yield check
+    check()
 
 
 def ask(teacher: Predictor, features: pd.DataFrame, classes: tuple[str, ...], *, place: str = "teacher") -> NDArray[np.float64]:
@@ -116,7 +124,9 @@ def _distributions(values: NDArray[np.float64], place: str) -> NDArray[np.float6
         found = f"a row that sums to {sums[row]:.6g} with smallest entry {values[row].min():.6g}"
         raise BadInput.at(place, f"answers {found}; probabilities are at least 0 and sum to 1. Are these scores or logits?")
     positive = np.maximum(values, 0.0)
-    return np.asarray(positive / positive.sum(axis=1, keepdims=True))
+    # Exact answers keep every bit: an ensemble's stored answers are then its predictor's.
+    exact = (np.abs(positive.sum(axis=1, keepdims=True) - 1) < _ROUNDING) & (values >= 0).all(axis=1, keepdims=True)
+    return np.where(exact, values, positive / positive.sum(axis=1, keepdims=True))
 
 
 def _listed(names: tuple[str, ...], limit: int = 12) -> str:

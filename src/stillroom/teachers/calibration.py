@@ -12,7 +12,7 @@ _FLOOR = 1e-4
 loss, and any calibration an infinite gain. With n rows nobody can vouch for probabilities far below 1/n."""
 _MAX_SMOOTHING = 0.5
 _TEMPERATURES = (0.05, 20.0)
-_STARTS = ((1.0, 1e-3), (0.4, 0.03), (2.0, 0.03))
+_STARTS = ((1.0, 1e-3), (0.5, 0.05))
 _NUM_FOLDS = 5
 _LEAST_ROWS = 30
 

@@ -59,7 +59,7 @@ def label_out_of_fold(
     """
     answered = np.concatenate([answer_rows for _, answer_rows in folds])
     assert len(answered) == len(set(answered.tolist())), "a row is answered in two folds"
-    asked = (_ask_fitted(recipe, batch.take(fit_rows), answer_rows, store, classes, seed) for fit_rows, answer_rows in folds)
+    asked = (_ask_fitted(recipe, batch.take(fit_rows), answer_rows, classes, seed) for fit_rows, answer_rows in folds)
     return _label(asked, batch, store, classes, len(answered), batch_size, progress)
 
 
@@ -80,7 +80,7 @@ def label_after_fit(
     Args:
         fitted: gives the teacher that `fit_teacher` made of the same recipe, rows and seed; called only if an answer is missing.
     """
-    question, rows, fit = _ask_fitted(recipe, labelled, np.arange(len(batch)), store, classes, seed)
+    question, rows, fit = _ask_fitted(recipe, labelled, np.arange(len(batch)), classes, seed)
     return _label([(question, rows, fitted or fit)], batch, store, classes, len(batch), batch_size, progress)
 
 
@@ -114,12 +114,13 @@ def context_fingerprint(labelled: Batch, *, classes: tuple[str, ...], seed: int)
 
 @dataclass(frozen=True)
 class _Question:
-    """All that shapes an answer, but for the example."""
+    """All that shapes an answer, but for the example; and the rows that the context stands for."""
 
     teacher: str
     context: str
     classes: tuple[str, ...]
     seed: int | None
+    seen_rows: tuple[str, ...] = ()
 
     def facts(self, example: str) -> dict[str, Any]:
         return {
@@ -136,17 +137,13 @@ _Asked = tuple[_Question, NDArray[np.intp], Callable[[], Teacher]]
 """What is asked, about which rows, and how to get the teacher who answers, should an answer be missing."""
 
 
-def _ask_fitted(
-    recipe: TeacherRecipe, labelled: Batch, rows: NDArray[np.intp], store: AnswerStore, classes: tuple[str, ...], seed: int
-) -> _Asked:
+def _ask_fitted(recipe: TeacherRecipe, labelled: Batch, rows: NDArray[np.intp], classes: tuple[str, ...], seed: int) -> _Asked:
     context = context_fingerprint(labelled, classes=classes, seed=seed)
 
     def fit() -> Teacher:
         return fit_teacher(recipe, labelled, classes=classes, seed=seed)
 
-    # Recorded before the first answer: no answer in the store is ever without the rows that its teacher had seen.
-    store.put_context(context, sorted(set(labelled.keys.tolist())))
-    return _Question(recipe.fingerprint, context, classes, seed), rows, fit
+    return _Question(recipe.fingerprint, context, classes, seed, tuple(sorted(set(labelled.keys.tolist())))), rows, fit
 
 
 def _label(
@@ -169,7 +166,7 @@ def _label(
                 progress(done, total)
         if len(rows):
             values[rows] = store.get(keys)
-        if question.context:
+        if question.context and len(rows):
             contexts[rows] = question.context
             seen[rows] = np.isin(batch.keys[rows], store.context(question.context))
     return Knowledge(batch.keys, values, classes, contexts.astype(np.str_), seen)
@@ -185,16 +182,28 @@ def _ask_missing(
     yield len(keys) - len(rows)
     if not len(rows):
         return
+    if question.context:
+        # Before the first answer: none in the store is ever without the rows that its teacher had seen.
+        store.put_context(question.context, question.seen_rows)
     answering = teacher()
-    with frozen(answering):
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
+
+    def put(part: NDArray[np.intp], values: NDArray[np.float64]) -> int:
+        store.put([keys[row] for row in part], values, [question.facts(batch.keys[row].item()) for row in part])
+        return len(part)
+
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    with frozen(answering) as check:
+        for i, part in enumerate(parts):
             features = batch.take(part).features
             values = ask(answering, features, question.classes)
-            if start == 0:
+            if i == 0:
                 check_steady(answering, features, values, question.classes)
-            store.put([keys[row] for row in part], values, [question.facts(batch.keys[row].item()) for row in part])
-            yield len(part)
+            # The last answers are stored after the last check: a teacher that fails it never completes its rows.
+            if part is not parts[-1]:
+                if i == 0:
+                    check()
+                yield put(part, values)
+    yield put(parts[-1], values)
 
 
 def _canonical_order(labelled: Batch) -> NDArray[np.intp]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stillroom.core.errors import BadInput, StageFailed, StillroomError
 from stillroom.core.fingerprint import file_fingerprint, fingerprint
@@ -43,14 +41,12 @@ def build_python_teacher(spec: PythonTeacherSpec, request: TeacherRequest) -> Te
         raise BadInput.at(place, f"= {spec.object!r} failed with {spec.params}: {type(error).__name__}: {error}") from error
     if request.classes:
         same_classes(tuple(class_name(label) for label in predictor.object.classes_), request.classes, place=place)
-    for module in _torch_modules(predictor.object):
-        module.eval()
     return PredictorTeacher(_Guarded(predictor, place), lambda: _state(predictor))
 
 
 @dataclass(frozen=True, eq=False)
 class _Guarded:
-    """Runs the user's object without gradients, and says whose code it was if that fails."""
+    """Runs the user's object, and says whose code it was if that fails."""
 
     predictor: PythonPredictor
     place: str
@@ -61,8 +57,7 @@ class _Guarded:
 
     def predict_values(self, features: pd.DataFrame) -> NDArray[np.float64]:
         try:
-            with _no_gradients():
-                return self.predictor.predict_values(features)
+            return self.predictor.predict_values(features)
         except StillroomError:
             raise
         except Exception as error:
@@ -87,26 +82,3 @@ def _state(predictor: PythonPredictor) -> str:
 def _source(module: str) -> str:
     file = getattr(sys.modules.get(module), "__file__", None)
     return file_fingerprint(Path(file)) if file and Path(file).is_file() else module
-
-
-def _no_gradients() -> AbstractContextManager[object]:
-    # Imported by the user's code or not at all: this teacher works without torch.
-    torch: Any = sys.modules.get("torch")
-    return torch.no_grad() if torch is not None else nullcontext()
-
-
-def _torch_modules(value: Any, depth: int = 4) -> Iterator[Any]:
-    """The torch modules that an object holds, in its attributes, lists and dicts."""
-    torch: Any = sys.modules.get("torch")
-    if torch is None or depth == 0:
-        return
-    if isinstance(value, torch.nn.Module):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _torch_modules(part, depth - 1)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _torch_modules(part, depth - 1)
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
-        yield from _torch_modules(vars(value), depth - 1)

@@ -34,7 +34,6 @@ _PROPER = (
 """Classifiers that learn weighted class copies as the distribution that the weights say. Others do not: SVC's and
 CalibratedClassifierCV's inner folds put copies of one row on both sides, AdaBoost fights the copies that must disagree."""
 
-_COUNTS = ("min_samples_leaf", "min_samples_split")
 _OFF = {"early_stopping": False, "early_stopping_rounds": None, "oob_score": False}
 """Held-out rows that the estimator would choose among the copies: a row's copies would lie on both sides."""
 _NEUTRAL = {"class_weight": None, "scale_pos_weight": None, "subsample": 1.0, "dual": False}
@@ -68,34 +67,50 @@ def fit_copies(estimator: Any, inputs: Any, masses: Floats, *, place: str) -> An
     rows = np.repeat(np.arange(num_rows), num_copies)
     copies = inputs.iloc[rows] if hasattr(inputs, "iloc") else inputs[rows]
     codes, weights = np.tile(present, num_rows), np.maximum(masses[:, present], _TRACE)
-    estimator.set_params(**_translated(estimator, given, num_rows, num_copies))
-    if given.get("bootstrap"):
-        _fit_bagged(estimator, copies, codes, weights, given)
-    else:
+    draws = _draws(given, num_rows)
+    estimator.set_params(**_translated(estimator, given, weights, draws))
+    if draws is None:
         estimator.fit(copies, codes, sample_weight=weights.ravel())
+    else:
+        _fit_bagged(estimator, copies, codes, weights, draws)
     return estimator.set_params(**given)
 
 
-def _translated(estimator: Any, given: dict[str, Any], num_rows: int, num_copies: int) -> dict[str, Any]:
-    """Parameters under which the copies are treated as the rows would be."""
-    params = {key: value for key, value in _OFF.items() if key in given}
+def _draws(given: dict[str, Any], num_rows: int) -> int | None:
+    """How many rows a forest draws for each tree; None without a bootstrap."""
+    if not given.get("bootstrap"):
+        return None
+    share = given["max_samples"]
+    return share if isinstance(share, int) else max(round(num_rows * (share or 1.0)), 1)
+
+
+def _translated(estimator: Any, given: dict[str, Any], weights: Floats, draws: int | None) -> dict[str, Any]:
+    """Parameters under which the copies are treated as the rows would be. Shares of the rows (floats) stay as they are."""
+    num_rows, num_copies = weights.shape
+    params: dict[str, Any] = {key: value for key, value in _OFF.items() if key in given}
     if type(estimator).__name__ == "GradientBoostingClassifier":
         params["n_iter_no_change"] = None  # elsewhere it only says how patient early_stopping is
     if type(estimator).__name__ == "MLPClassifier":
         size = min(200, num_rows) if given["batch_size"] == "auto" else given["batch_size"]
         params["batch_size"] = min(size, num_rows) * num_copies  # as many steps an epoch as on hard labels
-    # Shares of the rows (floats) are shares of the copies; only counts grow with them.
-    params |= {key: given[key] * num_copies for key in _COUNTS if isinstance(given.get(key), int)}
+    for key in ("min_samples_leaf", "min_samples_split"):
+        if isinstance(given.get(key), int):
+            params[key] = given[key] * num_copies
+    if isinstance(given.get("min_samples_leaf"), int) and "min_weight_fraction_leaf" in given:
+        # By weight, where that can be said: a row that hardly matters then hardly counts. A trace less, for rounding.
+        total = weights.sum() * (1 if draws is None else draws / num_rows)
+        share = given["min_samples_leaf"] * (1 - 1e-6) / total
+        if 1 < given["min_samples_leaf"] and share <= 0.5:
+            params |= {"min_samples_leaf": 1, "min_weight_fraction_leaf": max(share, given["min_weight_fraction_leaf"])}
     return params
 
 
-def _fit_bagged(forest: Any, copies: Any, codes: NDArray[np.int64], weights: Floats, given: dict[str, Any]) -> None:
+def _fit_bagged(forest: Any, copies: Any, codes: NDArray[np.int64], weights: Floats, draws: int) -> None:
     """A bootstrap over rows. The forest's own would draw a row's copies apart and pull every leaf towards the even split."""
     num_rows = len(weights)
-    draws = given["max_samples"] if isinstance(given["max_samples"], int) else max(round(num_rows * (given["max_samples"] or 1.0)), 1)
-    random = check_random_state(given["random_state"])
+    random, num_trees = check_random_state(forest.random_state), forest.n_estimators
     forest.set_params(bootstrap=False, warm_start=True, max_samples=None)
-    for size in range(1, given["n_estimators"] + 1):
+    for size in range(1, num_trees + 1):
         counts = random.multinomial(draws, np.full(num_rows, 1 / num_rows))
         # Warm: only the newest tree is grown, and only it sees these weights.
         forest.set_params(n_estimators=size).fit(copies, codes, sample_weight=(weights * counts[:, None]).ravel())

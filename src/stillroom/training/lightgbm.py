@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -98,9 +99,7 @@ def _params(estimator: Any, num_classes: int, place: str) -> dict[str, Any]:
         raise BadInput.at(f"{place}.objective", f"soft labels come with their own objective; remove it, or give {usual!r}.")
     for key, neutral in (("class_weight", None), ("is_unbalance", False), ("unbalance", False), ("scale_pos_weight", 1.0)):
         if params.get(key, neutral) != neutral:
-            raise BadInput.at(
-                f"{place}.{key}", "would bend the teacher's probabilities, which the student has to learn as they are; remove it."
-            )
+            raise BadInput.at(f"{place}.{key}", "would bend the probabilities that the student has to learn as they are; remove it.")
     for key in ("class_weight", "num_class"):
         params.pop(key, None)
     return params
@@ -125,4 +124,5 @@ def _as_classifier(cls: type[Any], params: dict[str, Any], booster: Any, inputs:
     data = inputs.iloc[rows] if hasattr(inputs, "iloc") else inputs[rows]
     classifier.fit(data, np.arange(num_rows) % num_classes, init_model=booster)
     assert classifier.booster_.num_trees() == booster.num_trees(), "the closing round must add nothing"
-    return classifier.set_params(**{"verbosity": None, "min_split_gain": 0.0, **params})
+    # A deep copy keeps the model and lets go of the booster it went on from, which cannot be saved.
+    return copy.deepcopy(classifier).set_params(**{"verbosity": None, "min_split_gain": 0.0, **params})

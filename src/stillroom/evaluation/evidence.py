@@ -1,0 +1,152 @@
+"""From predictions on the test split to evidence: every measure of every arm, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillroom.core.errors import BadInput, StageFailed
+from stillroom.core.fingerprint import fingerprint
+from stillroom.core.records import Batch, CurvePoint, Details, Evidence, Measure, Task
+from stillroom.evaluation.calibration import reliability_bins
+from stillroom.evaluation.fidelity import fidelity_metrics
+from stillroom.evaluation.metrics import quality_metrics
+from stillroom.evaluation.significance import Estimate, Interval, estimate, interval_within, judge, quotient
+from stillroom.evaluation.slices import largest_disagreements, slice_measures
+from stillroom.evaluation.statistic import Floats, Metric, Statistic
+
+Predictions = Mapping[str, Sequence[Floats]]
+
+
+def build_evidence(
+    *,
+    task: Task,
+    classes: tuple[str, ...],
+    test: Batch,
+    predictions: Mapping[str, Sequence[NDArray[Any]]],
+    costs: Sequence[Measure] = (),
+    primary: str,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    slices: Sequence[str] = (),
+    curves: Mapping[str, Sequence[CurvePoint]] | None = None,
+) -> tuple[Evidence, Details]:
+    """Measure every arm on the test split, and judge the student against the control.
+
+    Measures of every arm: quality. Of every arm but the teacher: fidelity, `retention` and `gap_closed`, both on `primary`.
+
+    retention: student / teacher; for a loss or an error teacher / student, so that 1 is "as good" and 0.5 "twice the error".
+    gap_closed: (student - control) / (teacher - control); 0 is the control, 1 the teacher. Left out where the interval of
+    teacher - control does not show the teacher as the better one: there is no gap to close, and the ratio means nothing.
+    retention is left out where the interval of its denominator is not above 0 (a poor R squared, a vanishing error).
+
+    Args:
+        test: n labelled rows. Its features serve `slices` and the examples of disagreement, nothing else.
+        predictions: arm -> one array a training seed, (n, K) probabilities or (n,) values. "teacher" has one array;
+            "student" and "control" have the same number; other arms may have any.
+        costs: measures taken elsewhere, added as they are.
+        slices: feature columns whose groups are measured apart.
+
+    Returns:
+        The evidence, with a verdict if both student and control are there; and the details for the report.
+
+    Raises:
+        StageFailed: a prediction that is not finite.
+        BadInput: a slice column that is not there; a primary measure that these labels leave undefined.
+    """
+    arrays = {arm: _checked(arm, values, len(test), len(classes)) for arm, values in predictions.items()}
+    metrics = {metric.name: metric for metric in quality_metrics(task)}
+    assert primary in metrics, (primary, task)
+    estimates = _estimates(task, test, arrays, resamples, seed)
+    if missing := [arm for arm in arrays if (arm, primary) not in estimates]:
+        known = ", ".join(name for name in metrics if (missing[0], name) in estimates)
+        raise BadInput.at("evaluation.primary", f"= {primary!r} is undefined on the labels of the test split; defined are: {known}.")
+    of_primary = {arm: estimates[arm, primary] for arm in arrays}
+    measures = [
+        Measure(arm, name, found.value, found.low, found.high, len(test), len(arrays[arm]))
+        for arm in arrays
+        for name, found in _of_arm(task, arm, estimates, of_primary, metrics[primary], confidence)
+    ]
+    verdict = None
+    if "student" in arrays and "control" in arrays:
+        num_seeds = min(len(arrays["student"]), len(arrays["control"]))
+        student, control, higher = of_primary["student"], of_primary["control"], metrics[primary].higher_is_better
+        verdict = judge(student, control, num_seeds=num_seeds, measure=primary, higher_is_better=higher, confidence=confidence)
+    sliced = slice_measures(test, arrays, metric=metrics[primary], columns=slices, confidence=confidence, resamples=resamples, seed=seed)
+    details = Details(
+        reliability={arm: reliability_bins(_labels(test), values) for arm, values in arrays.items()} if classes else {},
+        disagreements=largest_disagreements(test, classes, arrays),
+        slices=sliced,
+        curves={arm: tuple(points) for arm, points in (curves or {}).items()},
+    )
+    arms = tuple(dict.fromkeys([*arrays, *(cost.arm for cost in costs)]))
+    return Evidence(arms, (*measures, *costs), verdict), details
+
+
+def _checked(arm: str, predictions: Sequence[NDArray[Any]], num_rows: int, num_classes: int) -> list[Floats]:
+    assert len(predictions) > 0, arm
+    checked = [np.asarray(values, dtype=np.float64) for values in predictions]
+    for values in checked:
+        assert values.shape == ((num_rows, num_classes) if num_classes else (num_rows,)), (arm, values.shape)
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise StageFailed(f"arm {arm!r} predicts {values[row]} for test row {row}; a finite prediction is needed for every row.")
+    return checked
+
+
+def _labels(test: Batch) -> NDArray[Any]:
+    assert test.target is not None, "the test split has labels"
+    return test.target
+
+
+def _estimates(task: Task, test: Batch, arrays: Predictions, resamples: int, seed: int) -> dict[tuple[str, str], Estimate]:
+    """(arm, measure) -> estimate, where defined."""
+    # Once for equal predictions: students trained without randomness, or an arm that is another's twin, which then
+    # differs from it by exactly 0.
+    made: dict[tuple[str, str], Statistic | None] = {}
+
+    def statistic(metric: Metric, reference: NDArray[Any], content: str, values: Floats) -> Statistic | None:
+        key = metric.name, content
+        if key not in made:
+            made[key] = metric.statistic(reference, values)
+        return made[key]
+
+    statistics: dict[tuple[str, str], list[Statistic]] = {}
+    for arm, predictions in arrays.items():
+        contents = [fingerprint(values) for values in predictions]
+        compared = [(metric, _labels(test)) for metric in quality_metrics(task)]
+        if "teacher" in arrays and arm != "teacher":
+            compared += [(metric, arrays["teacher"][0]) for metric in fidelity_metrics(task)]
+        for metric, reference in compared:
+            seeds = [statistic(metric, reference, *pair) for pair in zip(contents, predictions, strict=True)]
+            defined = [s for s in seeds if s is not None and np.isfinite(s.value)]
+            if len(defined) == len(seeds):
+                statistics[arm, metric.name] = defined
+    return estimate(statistics, groups=test.groups, num_rows=len(test), resamples=resamples, seed=seed)
+
+
+def _of_arm(
+    task: Task,
+    arm: str,
+    estimates: Mapping[tuple[str, str], Estimate],
+    of_primary: Mapping[str, Estimate],
+    primary: Metric,
+    confidence: float,
+) -> Iterator[tuple[str, Interval]]:
+    """(measure, value with bounds) of one arm, in the order of evidence.json."""
+    for metric in (*quality_metrics(task), *fidelity_metrics(task)):
+        if (arm, metric.name) in estimates:
+            yield metric.name, interval_within(estimates[arm, metric.name], metric, confidence)
+    if arm == "teacher" or "teacher" not in of_primary:
+        return
+    above, below = (arm, "teacher") if primary.higher_is_better else ("teacher", arm)
+    if retention := quotient({above: 1.0}, {below: 1.0}, of_primary, confidence):
+        yield "retention", retention
+    if arm != "control" and "control" in of_primary:
+        sign = 1.0 if primary.higher_is_better else -1.0
+        if gap := quotient({arm: sign, "control": -sign}, {"teacher": sign, "control": -sign}, of_primary, confidence):
+            yield "gap_closed", gap

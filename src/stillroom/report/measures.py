@@ -1,0 +1,146 @@
+"""How measures are called and how their values are written. Names are those of evidence.json."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["share", "score", "amount", "seconds", "bytes", "rate", "count", "tiny"]
+Group = Literal["quality", "fidelity", "worth", "cost", "export"]
+
+NARROW_SPACE = "\u202f"
+MINUS = "\u2212"
+
+
+@dataclass(frozen=True)
+class Style:
+    """`better`: which direction is good; "" where neither is. `explanation`: what it is, in one clause."""
+
+    label: str
+    kind: Kind
+    better: Literal["higher", "lower", ""]
+    group: Group
+    explanation: str = ""
+
+
+STYLES: dict[str, Style] = {
+    "accuracy": Style("Accuracy", "share", "higher", "quality", "share of test rows with the right top class"),
+    "macro_f1": Style("Macro F1", "score", "higher", "quality", "mean of F1 over the classes"),
+    "roc_auc": Style("ROC AUC", "score", "higher", "quality", "how well it ranks; 0.5 is chance"),
+    "log_loss": Style("Log loss", "score", "lower", "quality", "mean of \u2212log of the probability given to the label, in nats"),
+    "ece": Style("Calibration error", "score", "lower", "quality", "mean gap between confidence and accuracy"),
+    "r2": Style("R\u00b2", "score", "higher", "quality", "share of the target\u2019s variance explained"),
+    "mae": Style("MAE", "amount", "lower", "quality", "mean absolute error, in units of the target"),
+    "rmse": Style("RMSE", "amount", "lower", "quality", "root of the mean squared error, in units of the target"),
+    "agreement": Style("Agreement with the teacher", "share", "higher", "fidelity", "share of rows with the teacher\u2019s top class"),
+    "forward_kl": Style("Divergence from the teacher", "score", "lower", "fidelity", "mean KL(teacher\u2016student), in nats"),
+    "correlation_to_teacher": Style("Correlation to the teacher", "score", "higher", "fidelity", "Pearson\u2019s, of the predicted values"),
+    "rmse_to_teacher": Style("RMSE to the teacher", "amount", "lower", "fidelity", "in units of the target"),
+    "retention": Style("Retention", "share", "higher", "worth", "the teacher\u2019s quality that is kept"),
+    "gap_closed": Style("Gap closed", "share", "higher", "worth", "0 % is the control, 100 % the teacher"),
+    "latency_p50_seconds": Style("Latency, median", "seconds", "lower", "cost", "one row a call"),
+    "latency_p99_seconds": Style("Latency, 99th percentile", "seconds", "lower", "cost", "one row a call"),
+    "throughput_32_rows_per_second": Style("Throughput, 32 rows a call", "rate", "higher", "cost"),
+    "throughput_1024_rows_per_second": Style("Throughput, 1024 rows a call", "rate", "higher", "cost"),
+    "peak_memory_bytes": Style("Peak memory", "bytes", "lower", "cost", "of the whole process"),
+    "size_bytes": Style("Size on disk", "bytes", "lower", "cost"),
+    "parameters": Style("Parameters", "count", "lower", "cost"),
+    "threads": Style("Threads", "count", "", "cost"),
+    "parity_largest_difference": Style("Largest difference from the student", "tiny", "lower", "export"),
+    "label_agreement_with_student": Style("Agreement with the student", "share", "higher", "export"),
+}
+
+GROUP_TITLES: dict[Group, str] = {
+    "quality": "Quality",
+    "fidelity": "Fidelity",
+    "worth": "Worth",
+    "cost": "Cost",
+    "export": "Export",
+}
+
+
+def style(measure: str) -> Style:
+    """The style of a measure; a plugin's own measure is shown as a plain number."""
+    return STYLES.get(measure) or Style(measure.replace("_", " "), "amount", "", "quality")
+
+
+def shown(measure: str, value: float, *, like: float | None = None) -> str:
+    """A value as people write it, with its unit: "94.2 %", "1.3 ms". `like` is the value whose unit it shares."""
+    number, unit = parts(measure, value, like=like)
+    return f"{number}{NARROW_SPACE}{unit}" if unit else number
+
+
+def shown_range(measure: str, low: float, high: float, *, like: float | None = None) -> str:
+    """Two bounds in one unit, the unit once."""
+    unit_of = high if like is None else like
+    first, _ = parts(measure, low, like=unit_of)
+    second, unit = parts(measure, high, like=unit_of)
+    return f"{first} to {second}{NARROW_SPACE}{unit}" if unit else f"{first} to {second}"
+
+
+def shown_difference(measure: str, value: float, *, signed: bool = True) -> str:
+    """A difference of two values; of shares in percentage points."""
+    sign = MINUS if value < 0 else "+"
+    size = abs(value)
+    text = f"{100 * size:.1f}" if style(measure).kind == "share" else parts(measure, size)[0]
+    return f"{sign}{text}" if signed and float(text.replace(NARROW_SPACE, "")) != 0 else text
+
+
+def difference_unit(measure: str) -> str:
+    """The unit of a difference, in words; "" for a plain number."""
+    return "percentage points" if style(measure).kind == "share" else ""
+
+
+def parts(measure: str, value: float, *, like: float | None = None) -> tuple[str, str]:
+    """(number, unit) of a value, in the unit that suits `like` (default: the value itself)."""
+    if not math.isfinite(value):
+        return str(value), ""
+    unit_of = abs(value if like is None else like)
+    match style(measure).kind:
+        case "share":
+            return _fixed(100 * value, 1), "%"
+        case "score":
+            return _fixed(value, 3), ""
+        case "seconds":
+            factor, unit = _unit(unit_of, [(1e-6, "\u00b5s"), (1e-3, "ms"), (1.0, "s")])
+            return _significant(value / factor), unit
+        case "bytes":
+            factor, unit = _unit(unit_of, [(1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB")])
+            return _significant(value / factor), unit
+        case "rate":
+            return _significant(value), "rows/s"
+        case "count":
+            return _grouped(round(value)), ""
+        case "tiny":
+            return f"{value:.1e}".replace("-", MINUS), ""
+        case "amount":
+            return _significant(value, 4), ""
+
+
+def ratio(value: float) -> str:
+    """A factor: "12\u00d7", "1.3\u00d7"."""
+    return f"{_significant(value, 2 if value >= 1 else 1)}\u00d7"
+
+
+def _unit(size: float, units: list[tuple[float, str]]) -> tuple[float, str]:
+    # 0.9995 of a unit would be rounded up to 1000 of the smaller one.
+    return next((pair for pair in reversed(units) if size >= 0.9995 * pair[0]), units[0])
+
+
+def _fixed(value: float, digits: int) -> str:
+    text = f"{abs(value):.{digits}f}"
+    return f"{MINUS}{text}" if value < 0 and float(text) != 0 else text
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    if value == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    rounded = round(abs(value), places)
+    text = _grouped(round(rounded)) if places <= 0 else f"{rounded:.{places}f}"
+    return f"{MINUS}{text}" if value < 0 else text
+
+
+def _grouped(value: int) -> str:
+    return f"{value:,}".replace(",", NARROW_SPACE) if abs(value) >= 10_000 else str(value)

@@ -1,0 +1,330 @@
+"""report.html: one self-contained page. Every text in it is escaped; it loads nothing and runs no script."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
+from stillroom.report import plots, words
+from stillroom.report.data import ReportData
+from stillroom.report.measures import GROUP_TITLES, STYLES, ratio, shown, shown_range, style
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+ARM_MEANINGS = {
+    "teacher": "whom the student learns from",
+    "student": "the distilled student, mean over its seeds",
+    "control": "the same student on hard labels alone: same budget, same seeds",
+    "student-onnx": "the shipped student as ONNX, run by ONNX Runtime",
+}
+PERMISSIONS = {
+    "allowed": "its answers may train other models",
+    "conditional": "its answers may train other models, on conditions",
+    "unknown": "nobody has declared whether its answers may train other models",
+    "waived": "its terms forbid training other models; used under a waiver",
+    "forbidden": "its terms forbid training other models",
+}
+_COSTS = ("latency_p50_seconds", "size_bytes", "peak_memory_bytes", "throughput_1024_rows_per_second")
+_SHOWN_CELLS = 4
+
+
+def render_report(data: ReportData) -> str:
+    """The page as HTML, UTF-8 text below 2 MB."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        **_head(data),
+        **_figures(data),
+        **_findings(data),
+        css=Markup(css),  # noqa: S704 - our own file
+        css_hash="sha256-" + b64encode(sha256(css.encode()).digest()).decode(),
+        key_mark=plots.key_mark,
+        schema=EVIDENCE_SCHEMA,
+    )
+
+
+def _head(data: ReportData) -> dict[str, Any]:
+    evidence, verdict = data.evidence, data.evidence.verdict
+    confidence = data.setting("evaluation", "confidence")
+    return {
+        "title": data.title,
+        "task": str(data.setting("task") or "").replace("-", " "),
+        "outcome": verdict.outcome.replace(" ", "-") if verdict else "none",
+        "headline": words.headline(evidence),
+        "finding": words.finding(evidence, confidence),
+        "against_teacher": words.against_teacher(evidence),
+        "limits": words.limits(evidence, confidence),
+        "strip": plots.verdict_strip(verdict) if verdict else None,
+        "waiver": data.waiver,
+        "tiles": _tiles(evidence),
+        "level": "" if confidence is None else f"{100 * confidence:g} % ",
+        "level_in_words": "most" if confidence is None else f"{100 * confidence:g} %",
+        "contents": _contents(data),
+    }
+
+
+def _figures(data: ReportData) -> dict[str, Any]:
+    evidence, primary = data.evidence, primary_of(data)
+    return {
+        "arms": evidence.arms,
+        "arm_meanings": [(arm, ARM_MEANINGS[arm]) for arm in evidence.arms if arm in ARM_MEANINGS],
+        "groups": _groups(evidence),
+        "trade_offs": _trade_offs(evidence, primary),
+        "forests": _forests(evidence),
+        "curves": _curves(data),
+        "reliabilities": [
+            {"arm": arm, "ece": _value(evidence, arm, "ece"), "picture": plots.reliability(arm, bins, key=f"reliability-{i}")}
+            for i, (arm, bins) in enumerate(data.details.reliability.items())
+            if bins
+        ],
+        "primary_label": style(primary).label if primary else "The primary measure",
+        "slices": _slices(data, primary),
+        "slice_arms": list(dict.fromkeys(s.arm for s in data.details.slices)),
+    }
+
+
+def _findings(data: ReportData) -> dict[str, Any]:
+    disagreements = data.details.disagreements
+    classifies = data.setting("task") != "tabular-regression"
+    return {
+        "cases": [_case(d, classifies=classifies) for d in disagreements],
+        "cases_summary": _cases_summary(disagreements, classifies=classifies),
+        "leak": None if data.leak is None else _leak(data.leak),
+        "calibration": None if data.calibration is None else data.calibration.message,
+        "parity": [
+            {
+                "format": name,
+                "difference": shown("parity_largest_difference", check.largest_difference),
+                "tolerance": shown("parity_largest_difference", check.tolerance),
+                "agreement": "" if check.label_agreement is None else shown("label_agreement_with_student", check.label_agreement),
+                "n": check.n,
+            }
+            for name, check in data.parity.items()
+        ],
+        "provenance": [_line(line) for line in data.provenance],
+        "notes": data.notes,
+        "job": yaml.safe_dump(dict(data.job), sort_keys=False, allow_unicode=True),
+        "environment": list(data.environment.items()),
+    }
+
+
+def primary_of(data: ReportData) -> str:
+    """The measure that the verdict (or, without one, the job) is about; "" where neither says."""
+    if data.evidence.verdict:
+        return data.evidence.verdict.measure
+    named = data.setting("evaluation", "primary")
+    known = [m.measure for m in data.evidence.measures if style(m.measure).group == "quality"]
+    return str(named) if named else known[0] if known else ""
+
+
+def _contents(data: ReportData) -> list[tuple[str, str]]:
+    details = data.details
+    costs = any(data.evidence.value(arm, cost) for arm in data.evidence.arms for cost in _COSTS)
+    sections = [
+        ("arms", "All arms", True),
+        ("trade-offs", "Quality against cost", costs and len(data.evidence.arms) > 1),
+        ("intervals", "Intervals", bool(_forests(data.evidence))),
+        ("curves", "Learning curves", any(details.curves.values())),
+        ("reliability", "Reliability", any(details.reliability.values())),
+        ("disagreements", "Disagreements", bool(details.disagreements)),
+        ("slices", "Groups", bool(details.slices)),
+        ("teacher", "Teacher", data.leak is not None or data.calibration is not None),
+        ("exports", "Exports", bool(data.parity)),
+        ("lineage", "Lineage", bool(data.provenance)),
+        ("notes", "Notes", bool(data.notes)),
+        ("job", "Job", True),
+        ("environment", "Environment", bool(data.environment)),
+    ]
+    return [(name, heading) for name, heading, there in sections if there]
+
+
+def _tiles(evidence: Evidence) -> list[dict[str, str]]:
+    tiles = []
+    for measure, label in (("retention", "of the teacher\u2019s quality kept"), ("gap_closed", "of the gap to the teacher closed")):
+        if found := evidence.value("student", measure):
+            tiles.append({"value": shown(measure, found.value), "label": label, "small": _range(found)})
+    for measure, label, less in (
+        ("latency_p50_seconds", "a row", ("faster", "slower")),
+        ("size_bytes", "on disk", ("smaller", "larger")),
+    ):
+        student, teacher = evidence.value("student", measure), evidence.value("teacher", measure)
+        if student and teacher and min(student.value, teacher.value) > 0:
+            factor = teacher.value / student.value
+            word = less[0] if factor >= 1 else less[1]
+            small = f"{shown(measure, student.value)}, teacher {shown(measure, teacher.value)}"
+            tiles.append({"value": ratio(max(factor, 1 / factor)), "label": f"{word} than the teacher, {label}", "small": small})
+    return tiles
+
+
+def _groups(evidence: Evidence) -> list[dict[str, Any]]:
+    """The measures as a table: one row a measure, one cell an arm."""
+    found = dict.fromkeys(m.measure for m in evidence.measures)
+    order = [*(name for name in STYLES if name in found), *(name for name in found if name not in STYLES)]
+    groups = []
+    for group, title in GROUP_TITLES.items():
+        rows = [
+            {
+                "label": style(name).label,
+                "explanation": style(name).explanation,
+                "cells": [_cell(evidence.value(arm, name)) for arm in evidence.arms],
+            }
+            for name in order
+            if style(name).group == group
+        ]
+        if rows:
+            groups.append({"title": title, "rows": rows})
+    return groups
+
+
+def _cell(measure: Measure | None) -> dict[str, str] | None:
+    return None if measure is None else {"value": shown(measure.measure, measure.value), "range": _range(measure)}
+
+
+def _range(measure: Measure) -> str:
+    if measure.low is None or measure.high is None:
+        return ""
+    return shown_range(measure.measure, measure.low, measure.high, like=measure.value)
+
+
+def _value(evidence: Evidence, arm: str, measure: str) -> str:
+    found = evidence.value(arm, measure)
+    return "" if found is None else shown(measure, found.value)
+
+
+def _trade_offs(evidence: Evidence, primary: str) -> list[dict[str, Any]]:
+    if not primary:
+        return []
+    made = [(cost, plots.trade_off(evidence, primary, cost, key=f"trade-off-{i}")) for i, cost in enumerate(_COSTS)]
+    title = style(primary).label
+    return [{"title": f"{title} and {style(cost).label.lower()}", "picture": picture} for cost, picture in made if picture is not None]
+
+
+def _forests(evidence: Evidence) -> list[dict[str, Any]]:
+    forests = []
+    for name in dict.fromkeys(m.measure for m in evidence.measures if style(m.measure).group == "quality"):
+        rows = [m for m in evidence.measures if m.measure == name and m.low is not None]
+        if not rows:
+            continue
+        intervals = [plots.Interval(m.arm, m.value, m.low, m.high) for m in rows]
+        axis = plots.interval_axis(intervals)
+        better = {"higher": "more is better", "lower": "less is better", "": ""}[style(name).better]
+        cells = [
+            {
+                "arm": m.arm,
+                "value": shown(name, m.value),
+                "cell": plots.interval_cell([i], axis, f"{m.arm}: {shown(name, m.value)}, {_range(m)}"),
+            }
+            for m, i in zip(rows, intervals, strict=True)
+        ]
+        explanation = "; ".join(part for part in (style(name).explanation, better) if part)
+        forests.append({"label": style(name).label, "explanation": explanation, "rows": cells, "ticks": plots.interval_ticks(name, axis)})
+    return forests
+
+
+def _curves(data: ReportData) -> list[dict[str, Any]]:
+    curves = data.details.curves
+    drawn = []
+    for i, name in enumerate(dict.fromkeys(point.measure for curve in curves.values() for point in curve)):
+        of_measure = {arm: [point for point in curve if point.measure == name] for arm, curve in curves.items()}
+        kept = {arm: curve for arm, curve in of_measure.items() if len(curve) > 1}
+        if kept:
+            drawn.append({"title": style(name).label.capitalize(), "picture": plots.learning_curve(name, kept, key=f"curve-{i}")})
+    return drawn
+
+
+def _slices(data: ReportData, primary: str) -> list[dict[str, Any]]:
+    slices = []
+    for column in dict.fromkeys(s.column for s in data.details.slices):
+        found = [s for s in data.details.slices if s.column == column]
+        axis = plots.interval_axis([plots.Interval(s.arm, s.value, s.low, s.high) for s in found])
+        rows = []
+        for group in dict.fromkeys(s.group for s in found):
+            members = [s for s in found if s.group == group]
+            told = "; ".join(f"{s.arm}: {shown(primary, s.value)}" for s in members)
+            student = next((shown(primary, s.value) for s in members if s.arm == "student"), "")
+            intervals = [plots.Interval(s.arm, s.value, s.low, s.high) for s in members]
+            rows.append(
+                {"group": group or "(blank)", "n": members[0].n, "value": student, "cell": plots.interval_cell(intervals, axis, told)}
+            )
+        slices.append({"column": column, "rows": rows, "ticks": plots.interval_ticks(primary, axis)})
+    return slices
+
+
+def _case(d: Disagreement, *, classifies: bool) -> dict[str, Any]:
+    answers = []
+    for arm, answer in (("teacher", d.teacher), ("student", d.student), ("control", d.control)):
+        if answer is not None:
+            right = answer == d.label
+            mood, sign = (("right", " \u2713") if right else ("wrong", "")) if classifies else ("", "")
+            answers.append({"arm": arm, "text": answer, "mood": mood, "sign": sign})
+    cells = [(name, cell if cell else "(missing)") for name, cell in d.example.items()]
+    summary = ", ".join(f"{name} {cell}" for name, cell in cells[:_SHOWN_CELLS])
+    more = len(cells) - _SHOWN_CELLS
+    return {
+        "label": d.label,
+        "answers": answers,
+        "size": f"distance {d.size:.2f}" if classifies else f"apart by {d.size:.4g}",
+        "text": cells[0][1] if len(cells) == 1 else None,
+        "summary": f"{summary}, and {more} more" if more > 0 else summary,
+        "cells": cells,
+    }
+
+
+def _cases_summary(cases: tuple[Disagreement, ...], *, classifies: bool) -> str:
+    if not classifies:
+        return f"The {len(cases)} test rows on which their values are furthest apart."
+    teacher = sum(d.teacher == d.label for d in cases)
+    student = sum(d.student == d.label for d in cases)
+    return (
+        f"The {len(cases)} test rows on which their probabilities are furthest apart (total variation distance, 1 is complete). "
+        f"The teacher\u2019s top class is right on {teacher} of them, the student\u2019s on {student}."
+    )
+
+
+def _leak(leak: LeakFinding) -> dict[str, Any]:
+    measure = "r2" if leak.in_sample_entropy is None else "accuracy"
+
+    def entropy(value: float | None) -> str:
+        return "" if value is None else shown("log_loss", value)
+
+    return {
+        "leaks": leak.leaks,
+        "message": leak.message,
+        "n": leak.n,
+        "measure": f"{style(measure).label} against the labels",
+        "fit_in": shown(measure, leak.in_sample_fit),
+        "fit_out": shown(measure, leak.out_of_fold_fit),
+        "entropy_in": entropy(leak.in_sample_entropy),
+        "entropy_out": entropy(leak.out_of_fold_entropy),
+    }
+
+
+def _line(line: Provenance) -> dict[str, Any]:
+    permission = PERMISSIONS[line.output_training]
+    if line.role == "data":
+        permission = permission.replace("its answers may train other models", "may train models").replace(
+            "whether its answers may train", "whether it may train"
+        )
+    return {
+        "role": line.role,
+        "name": line.name,
+        "kind": line.kind,
+        "licence": line.licence,
+        "output_training": line.output_training,
+        "permission": permission,
+        "conditions": line.conditions,
+        "source": line.source,
+        "links": line.source.startswith("https://"),
+        "checked_on": line.checked_on,
+        "fingerprint": line.fingerprint,
+    }
