@@ -41,7 +41,8 @@ def tiny_bert() -> Callable[..., tuple[Any, Any]]:
         backend.pre_tokenizer = pre_tokenizers.Whitespace()
         backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
         names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special, strict=True))
-        return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, model_input_names=inputs, **names)
 
     def make(classes: Sequence[str], seed: int = 0, **config: Any) -> tuple[Any, Any]:
         sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.3}

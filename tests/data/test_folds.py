@@ -102,6 +102,18 @@ def test_groups_are_never_divided_and_classes_stay_balanced() -> None:
         assert len(fold.answer_rows) == pytest.approx(120, abs=12)
 
 
+def test_rare_classes_and_left_over_rows_are_dealt_evenly() -> None:
+    target = np.zeros(800, dtype=np.int64)
+    target[[0, 20, 40, 60, 80, 100, 120, 140, 160, 180]] = 1  # one row of the first ten groups of twenty
+    folds = folds_of(labelled(target, groups=np.arange(800) // 20), kind="group")
+    assert [target[f.answer_rows].sum() for f in folds] == [2] * 5
+    six_of_six = folds_of(labelled(np.arange(36) % 6))
+    assert np.ptp([len(f.answer_rows) for f in six_of_six]) <= 3
+    sizes = np.repeat(np.arange(9), np.arange(9) + 1)  # dealt smallest first, these would come out as 12, 15 and 18
+    by_size = folds_of(labelled(np.ones(45), groups=sizes), task="regression", kind="group", num_folds=3)
+    assert np.ptp([len(f.answer_rows) for f in by_size]) <= 2
+
+
 def test_copies_in_other_groups_are_left_out_of_the_fit() -> None:
     groups, keys = np.arange(40) // 4, np.arange(40) % 13
     batch = labelled(np.arange(40) % 2, keys=keys, groups=groups)

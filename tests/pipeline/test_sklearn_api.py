@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ from stillroom.core.errors import BadInput
 from stillroom.pipeline.sklearn_api import DistilledClassifier, DistilledRegressor
 
 Floats = NDArray[np.float64]
+LIGHTGBM = LGBMClassifier(n_estimators=5, n_jobs=1, verbosity=-1)
 
 
 @parametrize_with_checks(
@@ -47,7 +48,7 @@ def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
 class Recording(ClassifierMixin, BaseEstimator):
     """A teacher that says `share` for the last class it knows, and writes down what it was fitted on and asked."""
 
-    log: list[tuple[str, Any]] = []
+    log: ClassVar[list[tuple[str, Any]]] = []
 
     def __init__(self, share: float = 0.3) -> None:
         self.share = share
@@ -87,9 +88,7 @@ def test_no_row_is_answered_by_a_teacher_that_has_seen_it(log: list[tuple[str, A
     assert sorted(answered) == sorted(X[:, 0])
 
 
-@pytest.mark.parametrize(
-    "student", [DecisionTreeClassifier(), LGBMClassifier(n_estimators=5, n_jobs=1, verbosity=-1), LogisticRegression(C=1e6)]
-)
+@pytest.mark.parametrize("student", [DecisionTreeClassifier(), LIGHTGBM, LogisticRegression(C=1e6)])
 @pytest.mark.parametrize("t", [0.5, 2.0])
 def test_the_student_answers_what_the_teacher_answers(student: Any, t: float, log: list[tuple[str, Any]]) -> None:
     X, y = numbered()
@@ -100,7 +99,7 @@ def test_the_student_answers_what_the_teacher_answers(student: Any, t: float, lo
 
 def test_the_pool_is_answered_by_a_teacher_of_all_rows_and_taught(log: list[tuple[str, Any]]) -> None:
     X, y = numbered()
-    pool = X[:25] + [1000.0, 0.0]
+    pool = X[:25] + np.array([1000.0, 0.0])
     model = DistilledClassifier(Recording(0.2), DecisionTreeClassifier(min_samples_leaf=20), hard_label_weight=0.0, random_state=0)
     assert model.fit(X, y, X_unlabeled=pool) is model
     kinds = [(kind, len(rows)) for kind, rows in log]
@@ -113,9 +112,8 @@ def test_labels_alone_are_the_plain_student_and_the_teacher_is_never_asked(log: 
     X, y = load_breast_cancer(return_X_y=True)
     names = np.array(["bad", "good"])[y]
     student = make_pipeline(StandardScaler(), LogisticRegression())
-    model = DistilledClassifier(Recording(), student, temperature=4.0, hard_label_weight=1.0, random_state=0).fit(
-        X, names, X_unlabeled=X[:50] + 1
-    )
+    model = DistilledClassifier(Recording(), student, temperature=4.0, hard_label_weight=1.0, random_state=0)
+    model.fit(X, names, X_unlabeled=X[:50] + 1)
     np.testing.assert_array_equal(model.predict_proba(X), clone(student).fit(X, names).predict_proba(X))
     assert model.classes_.tolist() == ["bad", "good"]
     assert set(model.predict(X)) == {"bad", "good"}
@@ -151,9 +149,8 @@ def test_calibration_is_kept_where_it_helps_only() -> None:
 
 def people(n: int = 120) -> tuple[pd.DataFrame, NDArray[np.str_]]:
     random = np.random.default_rng(0)
-    frame = pd.DataFrame(
-        {"age": random.normal(40, 10, n), "town": random.choice(["Ulm", "Bonn", "Kiel"], n), "height": random.normal(170, 9, n)}
-    )
+    age, town = random.normal(40, 10, n), random.choice(["Ulm", "Bonn", "Kiel"], n)
+    frame = pd.DataFrame({"age": age, "town": town, "height": random.normal(170, 9, n)})
     return frame, np.where(frame["age"] + 10 * (frame["town"] == "Ulm") > 43, "yes", "no")
 
 
@@ -163,11 +160,11 @@ def columns() -> ColumnTransformer:
 
 def test_behind_a_column_transformer() -> None:
     frame, y = people()
-    pipe = make_pipeline(columns(), DistilledClassifier(RandomForestClassifier(20), LogisticRegression(), random_state=0))
+    pipe = make_pipeline(columns(), DistilledClassifier(RandomForestClassifier(8), LogisticRegression(), random_state=0))
     assert pipe.fit(frame, y).score(frame, y) > 0.9
     assert cross_val_score(pipe, frame, y, cv=3).mean() > 0.8
     with config_context(enable_metadata_routing=True):
-        inner = DistilledClassifier(RandomForestClassifier(20), LogisticRegression(), random_state=0).set_fit_request(X_unlabeled=True)
+        inner = DistilledClassifier(RandomForestClassifier(8), LogisticRegression(), random_state=0).set_fit_request(X_unlabeled=True)
         routed = Pipeline([("columns", columns()), ("distilled", inner)], transform_input=["X_unlabeled"])
         routed.fit(frame[:80], y[:80], X_unlabeled=frame[80:])
         assert routed.score(frame, y) > 0.85
@@ -178,7 +175,7 @@ def test_on_a_data_frame_with_pipelines_inside(tail: Any) -> None:
     frame, y = people()
     weight = 0.0 if isinstance(tail, KNeighborsClassifier) else 0.1
     encoder = columns().set_output(transform="default")
-    teacher, student = make_pipeline(columns(), RandomForestClassifier(20)), make_pipeline(encoder, SelectKBest(k=3), tail)
+    teacher, student = make_pipeline(columns(), RandomForestClassifier(8)), make_pipeline(encoder, SelectKBest(k=3), tail)
     model = DistilledClassifier(teacher, student, hard_label_weight=weight, random_state=0).fit(frame[:90], y[:90], X_unlabeled=frame[90:])
     assert model.feature_names_in_.tolist() == ["age", "town", "height"]
     assert model.n_features_in_ == 3
@@ -211,7 +208,7 @@ def test_sparse_rows() -> None:
 def test_missing_values_pass_where_both_estimators_take_them() -> None:
     X, y = numbered(80)
     X[::7, 1] = np.nan
-    model = DistilledClassifier(ExtraTreesClassifier(10), LGBMClassifier(n_estimators=5, n_jobs=1, verbosity=-1), random_state=0).fit(X, y)
+    model = DistilledClassifier(ExtraTreesClassifier(10), LIGHTGBM, random_state=0).fit(X, y)
     assert np.isfinite(model.predict_proba(X)).all()
     with pytest.raises(ValueError, match="NaN"):
         DistilledClassifier(ExtraTreesClassifier(10), LogisticRegression()).fit(X, y)
@@ -296,10 +293,10 @@ def test_the_regressors_answers_are_out_of_fold_and_mixed_exactly() -> None:
 def test_diabetes_gains_from_answers_out_of_fold() -> None:
     X, y = load_diabetes(return_X_y=True)
     gains = []
-    for seed in range(4):
+    for seed in range(3):
         X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=seed)
         student = DecisionTreeRegressor(max_leaf_nodes=12, random_state=0)
-        model = DistilledRegressor(ExtraTreesRegressor(100, random_state=0), student, hard_label_weight=0.0, random_state=0)
+        model = DistilledRegressor(ExtraTreesRegressor(30, random_state=0), student, hard_label_weight=0.0, random_state=0)
         gains.append(model.fit(X_train, y_train).score(X_test, y_test) - student.fit(X_train, y_train).score(X_test, y_test))
     assert np.mean(gains) > 0.05
 

@@ -144,11 +144,13 @@ def test_batch_statistics_are_caught() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_steadiness_of_values_does_not_depend_on_their_unit(scale: float) -> None:
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_steadiness_of_values_does_not_depend_on_their_unit(scale: float, offset: float) -> None:
     features = make_batch(20).features
-    steady = Scripted(lambda x: scale * x[:, 0], ())
+    rounding = np.random.default_rng(0)
+    steady = Scripted(lambda x: scale * (x[:, 0] + offset) * (1 + 1e-7 * rounding.standard_normal(len(x))), ())
     check_steady(steady, features, ask(steady, features, ()), ())
-    shaky = Scripted(lambda x: scale * (x[:, 0] + 0.1 * len(x)), ())
+    shaky = Scripted(lambda x: scale * (x[:, 0] + offset + 0.005 * len(x)), ())
     with pytest.raises(BadInput, match="asked twice"):
         check_steady(shaky, features, ask(shaky, features, ()), ())
 

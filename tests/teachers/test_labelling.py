@@ -240,3 +240,13 @@ def test_a_fixed_teacher_known_to_have_seen_the_rows_is_marked(store: MemoryStor
     assert knowledge.seen.all()
     with pytest.raises(BadInput, match="leakage"):
         refuse_leakage(knowledge, mode="out-of-fold")
+
+
+def test_the_same_teacher_asked_in_another_class_order_is_another_question(store: MemoryStore) -> None:
+    """Else a second job that sorts its classes differently would read the stored columns under the wrong names."""
+    batch = make_batch(6, seed=5)
+    teacher = fit_teacher(NearestRecipe(), make_batch(), classes=CLASSES, seed=0)
+    first = label_fixed(teacher, batch, store, classes=CLASSES, batch_size=10)
+    turned = label_fixed(teacher, batch, store, classes=("z", "y", "x"), batch_size=10)
+    assert (turned.values == first.values[:, ::-1]).all()
+    assert len(store.answers) == 12

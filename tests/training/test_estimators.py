@@ -150,6 +150,17 @@ def test_lightgbm_comes_to_its_own_objective_as_labels_take_over(num_classes: in
     np.testing.assert_allclose(near.predict_values(batch.features), limit.predict_values(batch.features), atol=1e-6)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_lightgbms_penalties_keep_their_strength_beside_a_pool(num_classes: int) -> None:
+    batch, p, _ = two_groups(num_classes)
+    codes, labelled = np.asarray(batch.target).copy(), np.arange(100) % 2 == 0
+    codes[~labelled] = -1
+    estimator = LGBMClassifier(n_estimators=5, reg_lambda=30.0, min_child_samples=1, n_jobs=1, verbosity=-1)
+    near = fitted(estimator, batch_of(batch.features.to_numpy(), codes), p, SoftLabels(2.0, 1 - 1e-9), num_classes)
+    control = fitted(estimator, batch.take(np.flatnonzero(labelled)), None, SoftLabels(2.0, 1.0), num_classes)
+    np.testing.assert_allclose(near.predict_values(batch.features), control.predict_values(batch.features), atol=1e-6)
+
+
 @pytest.mark.parametrize("t", [0.5, 3.0])
 def test_a_linear_student_goes_evenly_to_its_control_while_the_pool_fades(t: float) -> None:
     batch, p = a_table(200)

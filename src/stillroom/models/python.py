@@ -102,7 +102,7 @@ def load(folder: Path, *, allow_code: bool = False) -> PythonPredictor:
 def _no_gradients() -> AbstractContextManager[object]:
     # Imported by the user's code or not at all: such an object works without torch.
     torch: Any = sys.modules.get("torch")
-    return torch.no_grad() if torch is not None else nullcontext()  # type: ignore[no-any-return]
+    return torch.no_grad() if torch is not None else nullcontext()
 
 
 def _torch_modules(value: Any, depth: int = 6) -> Iterator[Any]:

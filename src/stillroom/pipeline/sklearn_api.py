@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -63,10 +64,8 @@ class _Distilled(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
                 raise BadInput.at("X", f"has {len(X)} sample(s) (n_samples = {len(X)}), while a minimum of {least} is required.")
             return validate_data(self, X, reset=fitting, skip_check_array=True)
         tags = get_tags(self).input_tags
-        finite = "allow-nan" if tags.allow_nan else True
-        return validate_data(
-            self, X, reset=fitting, accept_sparse="csr" if tags.sparse else False, ensure_all_finite=finite, ensure_min_samples=least
-        )
+        kinds = {"accept_sparse": "csr" if tags.sparse else False, "ensure_all_finite": "allow-nan" if tags.allow_nan else True}
+        return validate_data(self, X, reset=fitting, ensure_min_samples=least, **kinds)
 
     def _rows_and_target(self, X: Any, y: Any) -> tuple[Any, Any]:
         if y is None:
@@ -167,9 +166,8 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
         objective = SoftLabels(self.temperature, self.hard_label_weight)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         rows, pool, pool_size = self._with_pool(X, X_unlabeled)
-        self.calibration_, probs = None, None
-        if self.hard_label_weight < 1:
-            probs = self._answers(X, codes, pool, num_classes)
+        self.calibration_: Calibration | None = None
+        probs = self._answers(X, codes, pool, num_classes) if self.hard_label_weight < 1 else None
         codes = np.concatenate([codes, np.full(pool_size, -1)]).astype(np.int64)
         used = rows_used(codes, probs, objective)
         # Steps that want a target get the label, and the teacher's opinion where there is none.
@@ -191,7 +189,8 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
         X = self._rows(X, fitting=False)
         if self._learnt.answers == "logits":
             return np.asarray(np.exp(log_softmax(self.student_.predict(X), axis=1)))
-        return scaled_probabilities(_aligned(self.student_, X, len(self.classes_)), self._learnt.logit_scale)
+        probs = _aligned(self.student_, X, len(self.classes_))
+        return probs if self._learnt.logit_scale == 1 else scaled_probabilities(probs, self._learnt.logit_scale)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """(n,) the most probable label."""
@@ -217,7 +216,7 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
         if pool is not None:
             teacher = seeded(self._teacher(), self._seed).fit(X, codes)
         if self.calibrate:
-            found: Calibration = calibrate(probs, codes.astype(np.int64), seed=self._seed)
+            found = calibrate(probs, codes.astype(np.int64), seed=self._seed)
             self.calibration_ = found if found.kept else None
         if pool is not None:
             probs = np.vstack([probs, _aligned(teacher, pool, num_classes)])
@@ -228,7 +227,10 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
         num_folds = min(int(self.folds), int(np.bincount(codes).max()), len(np.unique(groups)))
         if num_folds >= 2:
             folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=self._seed)
-            yield from folds.split(np.zeros(len(codes)), codes, groups)
+            with warnings.catch_warnings():
+                # A class with fewer members than folds is all right: who has not seen it does not answer for it.
+                warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+                yield from list(folds.split(np.zeros(len(codes)), codes, groups))
 
 
 class DistilledRegressor(RegressorMixin, _Distilled):  # type: ignore[misc]
@@ -314,4 +316,4 @@ def _aligned(estimator: Any, X: Any, num_classes: int) -> Floats:
 def _groups(X: Any) -> NDArray[np.uint64]:
     """(n,) equal numbers for equal rows: copies of a row must share a fold, or the teacher has seen what it answers."""
     frame = X if hasattr(X, "iloc") else pd.DataFrame(X.toarray() if sparse.issparse(X) else X)
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return np.asarray(pd.util.hash_pandas_object(frame, index=False), dtype=np.uint64)

@@ -11,6 +11,7 @@ Group = Literal["quality", "fidelity", "worth", "cost", "export"]
 
 NARROW_SPACE = "\u202f"
 MINUS = "\u2212"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ STYLES: dict[str, Style] = {
     "correlation_to_teacher": Style("Correlation to the teacher", "score", "higher", "fidelity", "Pearson\u2019s, of the predicted values"),
     "rmse_to_teacher": Style("RMSE to the teacher", "amount", "lower", "fidelity", "in units of the target"),
     "retention": Style("Retention", "share", "higher", "worth", "the teacher\u2019s quality that is kept"),
-    "gap_closed": Style("Gap closed", "share", "higher", "worth", "0 % is the control, 100 % the teacher"),
+    "gap_closed": Style("Gap closed", "share", "higher", "worth", f"0{NARROW_SPACE}% is the control, 100{NARROW_SPACE}% the teacher"),
     "latency_p50_seconds": Style("Latency, median", "seconds", "lower", "cost", "one row a call"),
     "latency_p99_seconds": Style("Latency, 99th percentile", "seconds", "lower", "cost", "one row a call"),
     "throughput_32_rows_per_second": Style("Throughput, 32 rows a call", "rate", "higher", "cost"),
@@ -65,9 +66,11 @@ def style(measure: str) -> Style:
     return STYLES.get(measure) or Style(measure.replace("_", " "), "amount", "", "quality")
 
 
-def shown(measure: str, value: float, *, like: float | None = None) -> str:
-    """A value as people write it, with its unit: "94.2 %", "1.3 ms". `like` is the value whose unit it shares."""
-    number, unit = parts(measure, value, like=like)
+def shown(measure: str, value: float, *, plain: bool = False) -> str:
+    """A value as people write it, with its unit: "94.2 %", "1.30 ms"; `plain` drops trailing zeros, for round numbers."""
+    number, unit = parts(measure, value)
+    if plain and "." in number:
+        number = number.rstrip("0").rstrip(".")
     return f"{number}{NARROW_SPACE}{unit}" if unit else number
 
 
@@ -109,13 +112,19 @@ def parts(measure: str, value: float, *, like: float | None = None) -> tuple[str
             factor, unit = _unit(unit_of, [(1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB")])
             return _significant(value / factor), unit
         case "rate":
-            return _significant(value), "rows/s"
+            factor, unit = _unit(unit_of, [(1.0, "rows/s"), (1e3, "k rows/s"), (1e6, "M rows/s")])
+            return _significant(value / factor), unit
         case "count":
             return _grouped(round(value)), ""
         case "tiny":
-            return f"{value:.1e}".replace("-", MINUS), ""
+            return _power_of_ten(value), ""
         case "amount":
             return _significant(value, 4), ""
+
+
+def percent(level: float) -> str:
+    """A level such as 0.95: "95 %"."""
+    return f"{100 * level:g}{NARROW_SPACE}%"
 
 
 def ratio(value: float) -> str:
@@ -140,6 +149,13 @@ def _significant(value: float, digits: int = 3) -> str:
     rounded = round(abs(value), places)
     text = _grouped(round(rounded)) if places <= 0 else f"{rounded:.{places}f}"
     return f"{MINUS}{text}" if value < 0 else text
+
+
+def _power_of_ten(value: float) -> str:
+    if value == 0:
+        return "0"
+    number, power = f"{value:.1e}".split("e")
+    return f"{number}{NARROW_SPACE}\u00d7{NARROW_SPACE}10{str(int(power)).translate(_SUPERSCRIPTS)}"
 
 
 def _grouped(value: int) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
 from stillroom.report import plots, words
 from stillroom.report.data import ReportData
-from stillroom.report.measures import GROUP_TITLES, STYLES, ratio, shown, shown_range, style
+from stillroom.report.measures import GROUP_TITLES, STYLES, percent, ratio, shown, shown_range, style
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -25,11 +25,27 @@ ARM_MEANINGS = {
     "student-onnx": "the shipped student as ONNX, run by ONNX Runtime",
 }
 PERMISSIONS = {
-    "allowed": "its answers may train other models",
-    "conditional": "its answers may train other models, on conditions",
-    "unknown": "nobody has declared whether its answers may train other models",
-    "waived": "its terms forbid training other models; used under a waiver",
-    "forbidden": "its terms forbid training other models",
+    "teacher": {
+        "allowed": "its answers may train other models",
+        "conditional": "its answers may train other models, on conditions",
+        "unknown": "nobody has declared whether its answers may train other models",
+        "waived": "its terms forbid training other models; used under a waiver",
+        "forbidden": "its terms forbid training other models",
+    },
+    "data": {
+        "allowed": "may train models",
+        "conditional": "may train models, on conditions",
+        "unknown": "nobody has declared whether it may train models",
+        "waived": "its terms forbid training models; used under a waiver",
+        "forbidden": "its terms forbid training models",
+    },
+    "student": {
+        "allowed": "nothing above limits it",
+        "conditional": "bound by the conditions of its teacher and data",
+        "unknown": "rests on terms that nobody has declared",
+        "waived": "made under a waiver",
+        "forbidden": "made against the terms of its teacher or data",
+    },
 }
 _COSTS = ("latency_p50_seconds", "size_bytes", "peak_memory_bytes", "throughput_1024_rows_per_second")
 _SHOWN_CELLS = 4
@@ -67,8 +83,8 @@ def _head(data: ReportData) -> dict[str, Any]:
         "strip": plots.verdict_strip(verdict) if verdict else None,
         "waiver": data.waiver,
         "tiles": _tiles(evidence),
-        "level": "" if confidence is None else f"{100 * confidence:g} % ",
-        "level_in_words": "most" if confidence is None else f"{100 * confidence:g} %",
+        "level": "" if confidence is None else f"{percent(confidence)} ",
+        "level_in_words": "most" if confidence is None else percent(confidence),
         "contents": _contents(data),
     }
 
@@ -99,7 +115,7 @@ def _findings(data: ReportData) -> dict[str, Any]:
     return {
         "cases": [_case(d, classifies=classifies) for d in disagreements],
         "cases_summary": _cases_summary(disagreements, classifies=classifies),
-        "leak": None if data.leak is None else _leak(data.leak),
+        "leak": None if data.leak is None else _leak(data.leak, in_sample=data.setting("labelling", "mode") == "in-sample"),
         "calibration": None if data.calibration is None else data.calibration.message,
         "parity": [
             {
@@ -154,7 +170,7 @@ def _tiles(evidence: Evidence) -> list[dict[str, str]]:
         if found := evidence.value("student", measure):
             tiles.append({"value": shown(measure, found.value), "label": label, "small": _range(found)})
     for measure, label, less in (
-        ("latency_p50_seconds", "a row", ("faster", "slower")),
+        ("latency_p50_seconds", "per row", ("faster", "slower")),
         ("size_bytes", "on disk", ("smaller", "larger")),
     ):
         student, teacher = evidence.value("student", measure), evidence.value("teacher", measure)
@@ -162,7 +178,7 @@ def _tiles(evidence: Evidence) -> list[dict[str, str]]:
             factor = teacher.value / student.value
             word = less[0] if factor >= 1 else less[1]
             small = f"{shown(measure, student.value)}, teacher {shown(measure, teacher.value)}"
-            tiles.append({"value": ratio(max(factor, 1 / factor)), "label": f"{word} than the teacher, {label}", "small": small})
+            tiles.append({"value": ratio(max(factor, 1 / factor)), "label": f"{word} {label} than the teacher", "small": small})
     return tiles
 
 
@@ -273,7 +289,7 @@ def _case(d: Disagreement, *, classifies: bool) -> dict[str, Any]:
     return {
         "label": d.label,
         "answers": answers,
-        "size": f"distance {d.size:.2f}" if classifies else f"apart by {d.size:.4g}",
+        "size": f"distance {d.size:.2f}" if classifies else f"{d.size:.4g} apart",
         "text": cells[0][1] if len(cells) == 1 else None,
         "summary": f"{summary}, and {more} more" if more > 0 else summary,
         "cells": cells,
@@ -291,14 +307,15 @@ def _cases_summary(cases: tuple[Disagreement, ...], *, classifies: bool) -> str:
     )
 
 
-def _leak(leak: LeakFinding) -> dict[str, Any]:
+def _leak(leak: LeakFinding, *, in_sample: bool) -> dict[str, Any]:
     measure = "r2" if leak.in_sample_entropy is None else "accuracy"
 
     def entropy(value: float | None) -> str:
         return "" if value is None else shown("log_loss", value)
 
     return {
-        "leaks": leak.leaks,
+        "alarms": leak.leaks and in_sample,
+        "spared": leak.leaks and not in_sample,
         "message": leak.message,
         "n": leak.n,
         "measure": f"{style(measure).label} against the labels",
@@ -310,21 +327,17 @@ def _leak(leak: LeakFinding) -> dict[str, Any]:
 
 
 def _line(line: Provenance) -> dict[str, Any]:
-    permission = PERMISSIONS[line.output_training]
-    if line.role == "data":
-        permission = permission.replace("its answers may train other models", "may train models").replace(
-            "whether its answers may train", "whether it may train"
-        )
+    is_dated = line.checked_on[:1].isdigit()
     return {
         "role": line.role,
         "name": line.name,
         "kind": line.kind,
-        "licence": line.licence,
+        "licence": "licence not chosen yet" if line.role == "student" else line.licence,
         "output_training": line.output_training,
-        "permission": permission,
+        "permission": PERMISSIONS[line.role][line.output_training],
         "conditions": line.conditions,
         "source": line.source,
         "links": line.source.startswith("https://"),
-        "checked_on": line.checked_on,
+        "checked": f"read {line.checked_on}" if is_dated else line.checked_on,
         "fingerprint": line.fingerprint,
     }

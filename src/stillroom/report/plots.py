@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from stillroom.core.records import CurvePoint, Evidence, Measure, ReliabilityBin, Verdict
-from stillroom.report.measures import shown, shown_difference, style
-from stillroom.report.svg import Axis, axis_over, line, picture, spread, tag, text
+from stillroom.report.measures import MINUS, NARROW_SPACE, shown, shown_difference, style
+from stillroom.report.svg import Axis, Box, axis_over, line, picture, place_names, spread, tag, text
 
 WIDTH = 360
 """User units; at the width of a phone one unit is about one CSS pixel, so that text keeps its size."""
+
+
+INTERVAL_TICKS = 3
+"""In a cell of a table there is room for a few."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,15 @@ def trade_off(evidence: Evidence, quality: str, cost: str, *, key: str) -> Marku
     if len(points) < 2:
         return None
     height, top, bottom, left = 270, 16, 228, 46
-    across = axis_over([x.value for _, x, _ in points], left + 12, WIDTH - 78, log=True)
+    across = axis_over([x.value for _, x, _ in points], left + 14, WIDTH - 22, log=True)
     up = axis_over([v for _, _, y in points for v in _extent(y)], bottom - 8, top)
-    drawn = [*_grid_up(up, quality, left, WIDTH - 8), *_grid_across(across, cost, bottom)]
+    drawn = [*_grid_up(up, quality, left, WIDTH), *_grid_across(across, cost, left, bottom)]
     places = [(across(x.value), up(y.value)) for _, x, y in points]
-    labels = spread([y for _, y in places], 15, top + 6, bottom - 6)
-    for (arm, _, y), (px, py), label_y in zip(points, places, labels, strict=True):
-        if y.low is not None and y.high is not None:
-            drawn.append(line(px, up(y.low), px, up(y.high), f"bar {arm_class(arm)}"))
-        drawn += [line(px + 8, py, px + 14, label_y, "leader"), text(px + 17, label_y + 4, arm, class_=f"name {arm_class(arm)}")]
+    bars = [Box(px - 2, up(max(_extent(y))), px + 2, up(min(_extent(y)))) for (_, _, y), (px, _) in zip(points, places, strict=True)]
+    names = place_names([arm for arm, _, _ in points], places, bars, Box(left, top - 8, WIDTH, bottom))
+    for (arm, _, _), box, (x, y, anchor) in zip(points, bars, names, strict=True):
+        drawn += [line(box.left + 2, box.top, box.left + 2, box.bottom, f"bar {arm_class(arm)}")]
+        drawn += [text(x, y, arm, class_=f"name {arm_class(arm)}", anchor=anchor)]
     # Marks last, on top of every bar.
     drawn += [mark(arm, px, py) for (arm, _, _), (px, py) in zip(points, places, strict=True)]
     drawn.append(text((left + WIDTH) / 2, height - 4, _axis_title(cost), class_="axis-title", anchor="middle"))
@@ -94,7 +98,7 @@ def _extent(measure: Measure) -> list[float]:
 
 def _axis_title(measure: str) -> str:
     better = {"higher": "more is better", "lower": "less is better", "": ""}[style(measure).better]
-    return f"{style(measure).label} (log scale, {better})" if better else style(measure).label
+    return ", ".join(part for part in ("logarithmic", better) if part)
 
 
 def _grid_up(axis: Axis, measure: str, left: float, right: float) -> list[Markup]:
@@ -106,26 +110,23 @@ def _grid_up(axis: Axis, measure: str, left: float, right: float) -> list[Markup
     return drawn
 
 
-def _grid_across(axis: Axis, measure: str, bottom: float) -> list[Markup]:
-    drawn = [line(46, bottom, WIDTH - 8, bottom, "axis")]
-    for tick in axis.ticks(5):
+def _grid_across(axis: Axis, measure: str, left: float, bottom: float) -> list[Markup]:
+    drawn = [line(left, bottom, WIDTH, bottom, "axis")]
+    for tick in axis.ticks(4):
         x = axis(tick)
-        drawn += [line(x, bottom, x, bottom + 4, "axis"), text(x, bottom + 17, shown(measure, tick), class_="tick", anchor="middle")]
+        words = shown(measure, tick, plain=True)
+        drawn += [line(x, bottom, x, bottom + 4, "axis"), text(x, bottom + 17, words, class_="tick", anchor="middle")]
     return drawn
 
 
 def tick_labels(measure: str, ticks: Sequence[float]) -> list[str]:
     """Ticks as short text: "92 %", "0.85"; as many decimals as the finest of them needs."""
-    if style(measure).kind == "share":
-        return _plain([100 * tick for tick in ticks], "%")
-    return _plain(list(ticks), "") if style(measure).kind in ("score", "amount") else [shown(measure, tick) for tick in ticks]
-
-
-def _plain(values: list[float], unit: str) -> list[str]:
-    decimals = max((len(f"{v:.6g}".partition(".")[2]) for v in values), default=0)
-    large = max((abs(v) for v in values), default=0.0) >= 1e6
-    texts = [f"{v:.2e}" if large else f"{v:,.{decimals}f}".replace(",", "\u202f") for v in values]
-    return [(t.replace("-", "\u2212") + ("\u202f" + unit if unit else "")) for t in texts]
+    share = style(measure).kind == "share"
+    values = [100 * tick if share else tick for tick in ticks]
+    decimals = max((len(f"{value:.6g}".partition(".")[2]) for value in values), default=0)
+    large = max((abs(value) for value in values), default=0.0) >= 1e6
+    texts = [f"{value:.1e}" if large else f"{value:,.{decimals}f}".replace(",", NARROW_SPACE) for value in values]
+    return [words.replace("-", MINUS) + (f"{NARROW_SPACE}%" if share else "") for words in texts]
 
 
 # ---- intervals: cells of a table, so that the rows share one axis at any width
@@ -138,10 +139,10 @@ def interval_axis(intervals: Sequence[Interval]) -> Axis:
 
 def interval_cell(intervals: Sequence[Interval], axis: Axis, told: str) -> Markup:
     """Values and their bounds on a shared axis; the cell takes the width that it is given. `told`: the same in words."""
-    height, gap = 12 + 12 * len(intervals), 12
-    drawn = [_percent_line(axis(tick), 0, height, "grid") for tick in axis.ticks(5)]
+    height, gap = 14 + 12 * len(intervals), 12
+    drawn = [_percent_line(axis(tick), 0, height, "grid") for tick in axis.ticks(INTERVAL_TICKS)]
     for i, interval in enumerate(intervals):
-        y = 12 + gap * i
+        y = 13 + gap * i
         if interval.low is not None and interval.high is not None:
             ends = {"x1": f"{axis(interval.low):.2f}%", "x2": f"{axis(interval.high):.2f}%"}
             drawn.append(tag("line", **ends, y1=y, y2=y, class_=f"bar {arm_class(interval.arm)}"))
@@ -152,12 +153,11 @@ def interval_cell(intervals: Sequence[Interval], axis: Axis, told: str) -> Marku
 
 def interval_ticks(measure: str, axis: Axis) -> Markup:
     """The last cell of the column: the axis itself."""
-    ticks = axis.ticks(5)
-    drawn = []
-    for tick, words in zip(ticks, tick_labels(measure, ticks), strict=True):
-        at = axis(tick)
-        anchor = "start" if at < 8 else "end" if at > 92 else "middle"
-        drawn.append(tag("text", words, x=f"{at:.2f}%", y=13, class_="tick", text_anchor=anchor))
+    ticks = axis.ticks(INTERVAL_TICKS)
+    drawn = [
+        tag("text", words, x=f"{axis(tick):.2f}%", y=13, class_="tick", text_anchor=_inside(axis(tick)))
+        for tick, words in zip(ticks, tick_labels(measure, ticks), strict=True)
+    ]
     return tag("svg", *drawn, width="100%", height=18, aria_hidden="true", class_="cell")
 
 
@@ -167,29 +167,30 @@ def _percent_line(x: float, y1: float, y2: float, class_: str) -> Markup:
 
 def verdict_strip(verdict: Verdict) -> Markup:
     """The difference with its interval on an axis with the zero line: left of it the control is better, right the student."""
+    measure, bounds = verdict.measure, (verdict.low, verdict.high)
     reach = max(abs(verdict.low), abs(verdict.high), abs(verdict.difference)) or 1.0
     axis = Axis(-1.15 * reach, 1.15 * reach, 0, 100)
-    low, value, high = (axis(v) for v in (verdict.low, verdict.difference, verdict.high))
-    told = f"Difference {shown_difference(verdict.measure, verdict.difference)}, from {shown_difference(verdict.measure, verdict.low)} to {shown_difference(verdict.measure, verdict.high)}"
+    low, high = (axis(bound) for bound in bounds)
     drawn = [
         tag("line", x1="0%", x2="100%", y1=34, y2=34, class_="axis"),
-        _percent_line(50, 14, 42, "zero"),
+        _percent_line(50, 17, 44, "zero"),
         tag("text", "control better", x="0%", y=12, class_="tick"),
+        tag("text", "0", x="50%", y=12, class_="tick", text_anchor="middle"),
         tag("text", "student better", x="100%", y=12, class_="tick", text_anchor="end"),
         tag("line", x1=f"{low:.2f}%", x2=f"{high:.2f}%", y1=34, y2=34, class_="bar verdict-bar"),
-        tag("svg", tag("circle", cx=0, cy=34, r=6, class_="mark verdict-mark"), x=f"{value:.2f}%", overflow="visible"),
-        tag("text", "0", x="50%", y=58, class_="tick", text_anchor="middle"),
+        tag("svg", tag("circle", cx=0, cy=34, r=6, class_="mark verdict-mark"), x=f"{axis(verdict.difference):.2f}%", overflow="visible"),
     ]
-    for at, bound, anchor in ((low, verdict.low, "end"), (high, verdict.high, "start")):
-        # Bounds beside the zero would be written over it.
-        if abs(at - 50) > 9:
-            drawn.append(
-                tag("text", shown_difference(verdict.measure, bound), x=f"{at:.2f}%", y=58, class_="tick", text_anchor=_inside(at, anchor))
-            )
+    near = high - low < 16
+    for at, bound, outwards in ((low, verdict.low, "end"), (high, verdict.high, "start")):
+        anchor = outwards if near else _inside(at)
+        drawn.append(tag("text", shown_difference(measure, bound), x=f"{at:.2f}%", y=58, class_="tick", text_anchor=anchor))
+    between = " to ".join(shown_difference(measure, bound) for bound in bounds)
+    told = f"Difference {shown_difference(measure, verdict.difference)}, interval {between}"
     return tag("svg", tag("title", told), *drawn, width="100%", height=64, role="img", class_="cell strip")
 
 
-def _inside(at: float, anchor: str) -> str:
+def _inside(at: float) -> str:
+    """Where a text at `at` percent of a cell's width is anchored, so that it stays in the cell."""
     return "start" if at < 10 else "end" if at > 90 else "middle"
 
 
@@ -226,7 +227,7 @@ def _thinned(curve: Sequence[CurvePoint], most: int = 300) -> list[CurvePoint]:
 
 def reliability(arm: str, bins: Sequence[ReliabilityBin], *, key: str) -> Markup:
     """Accuracy against confidence; on the diagonal an arm is as right as it says. Below: how many answers each bin has."""
-    size, left, top = 190, 40, 10
+    size, left, top = 190, 52, 10
     total_height, bars = 296, 26
     across, up = Axis(0, 1, left, left + size), Axis(0, 1, top + size, top)
     drawn = [tag("rect", x=left, y=top, width=size, height=size, class_="frame"), line(across(0), up(0), across(1), up(1), "diagonal")]
@@ -248,7 +249,7 @@ def reliability(arm: str, bins: Sequence[ReliabilityBin], *, key: str) -> Markup
     drawn += [mark(arm, across(b.confidence), up(b.accuracy), 2.2 + 2.8 * (b.count / most) ** 0.5) for b in bins]
     drawn += [
         text(left + size / 2, total_height - 24, "confidence", class_="axis-title", anchor="middle"),
-        tag("text", "accuracy", class_="axis-title", text_anchor="middle", transform=f"translate(10 {top + size / 2}) rotate(-90)"),
+        tag("text", "accuracy", class_="axis-title", text_anchor="middle", transform=f"translate(12 {top + size / 2}) rotate(-90)"),
     ]
     told = "; ".join(f"{b.confidence:.0%} sure, {b.accuracy:.0%} right, {b.count} answers" for b in bins)
     return picture(left + size + 18, total_height - 16, f"Reliability of the {arm}", told, drawn, key=key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -17,8 +17,7 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
         if value is not None
     )
     inside = Markup("").join(escape(child) for child in children)
-    # The name is ours, never the data's.
-    return Markup("<{}{}>{}</{}>").format(Markup(name), written, inside, Markup(name))
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, inside)
 
 
 def picture(width: int, height: int, title: str, description: str, parts: Iterable[str], *, key: str) -> Markup:
@@ -36,10 +35,12 @@ def picture(width: int, height: int, title: str, description: str, parts: Iterab
 
 
 def text(x: float, y: float, content: str, *, class_: str = "", anchor: str = "start") -> Markup:
+    """A text whose baseline begins (or has its middle or end) at x, y."""
     return tag("text", content, x=x, y=y, class_=class_ or None, text_anchor=None if anchor == "start" else anchor)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    """A straight line."""
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
@@ -77,6 +78,52 @@ def axis_over(
     return Axis(low - room, high + room, start, end)
 
 
+@dataclass(frozen=True)
+class Box:
+    """A rectangle, for finding free places."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlap(self, other: Box) -> float:
+        """The area that two boxes share."""
+        across = min(self.right, other.right) - max(self.left, other.left)
+        down = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(across, 0.0) * max(down, 0.0)
+
+    def outside(self, frame: Box) -> float:
+        """How far it sticks out of `frame`."""
+        over = (frame.left - self.left, self.right - frame.right, frame.top - self.top, self.bottom - frame.bottom)
+        return sum(max(side, 0.0) for side in over)
+
+
+_BESIDE = ((11, 4, "start"), (-11, 4, "end"), (9, -9, "start"), (9, 17, "start"), (-9, -9, "end"), (-9, 17, "end"))
+_LETTER_WIDTH = 7.0
+"""Of a bold letter at 12 units, generously."""
+
+
+def place_names(
+    names: Sequence[str], places: Sequence[tuple[float, float]], taken: Sequence[Box], frame: Box
+) -> list[tuple[float, float, str]]:
+    """(x, y, anchor) of a name beside each place, where it covers least of what is `taken` and of the other names."""
+    full = [*taken, *(Box(x - 7, y - 7, x + 7, y + 7) for x, y in places)]
+    found = []
+    for name, (x, y) in zip(names, places, strict=True):
+        width = _LETTER_WIDTH * len(name)
+        choices = []
+        for preference, (dx, dy, anchor) in enumerate(_BESIDE):
+            left = x + dx if anchor == "start" else x + dx - width
+            box = Box(left, y + dy - 11, left + width, y + dy + 3)
+            cost = sum(box.overlap(other) for other in full) + 50 * box.outside(frame) + preference
+            choices.append((cost, (x + dx, y + dy, anchor), box))
+        _, chosen, box = min(choices, key=lambda choice: choice[0])
+        found.append(chosen)
+        full.append(box)
+    return found
+
+
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions near the wanted ones, at least `gap` apart, inside [low, high] if there is room: for labels."""
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
@@ -94,7 +141,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def _linear_ticks(low: float, high: float, most: int) -> list[float]:
     rough = (high - low) / most
     base = 10.0 ** math.floor(math.log10(rough))
-    step = next(base * factor for factor in (1, 2, 2.5, 5, 10, 20) if (high - low) / (base * factor) <= most)
+    step = next(base * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (base * factor) <= most)
     first = math.ceil(low / step - 1e-9)
     count = math.floor(high / step + 1e-9) - first + 1
     # Multiples, not sums: 0.1 + 0.2 would be written as 0.30000000000000004.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stillroom.core.records import Evidence, Verdict
-from stillroom.report.measures import difference_unit, ratio, shown, shown_difference, style
+from stillroom.report.measures import difference_unit, percent, ratio, shown, shown_difference, style
 
 HEADLINES = {
     "helped": "Distillation helped.",
@@ -32,7 +32,7 @@ def finding(evidence: Evidence, confidence: float | None = None) -> str:
     unit = difference_unit(verdict.measure)
     size = shown_difference(verdict.measure, abs(verdict.difference), signed=False)
     amount = f"{size} {unit} of {name}" if unit else f"{size} in {name}"
-    level = "" if confidence is None else f"{100 * confidence:g} % "
+    level = "" if confidence is None else f"{percent(confidence)} "
     interval = f"{level}interval {_signed(verdict, verdict.low)} to {_signed(verdict, verdict.high)}"
     if verdict.difference == 0:
         return f"On {name} the student and the same student trained without the teacher do not differ ({interval})."
@@ -47,10 +47,10 @@ def against_teacher(evidence: Evidence) -> str:
     if kept is not None and evidence.verdict is not None:
         name = _in_a_sentence(evidence.verdict.measure)
         sentences.append(f"It keeps {shown('retention', kept.value)} of the teacher\u2019s {name}.")
-    if speed := _compared(evidence, "latency_p50_seconds", "faster", "slower"):
-        sentences.append(f"One row takes it {speed}.")
-    if size := _compared(evidence, "size_bytes", "smaller", "larger"):
-        sentences.append(f"It fills {size}.")
+    if speed := _compared(evidence, "latency_p50_seconds", "in", "faster", "slower"):
+        sentences.append(f"It answers a row in {speed}.")
+    if size := _compared(evidence, "size_bytes", "", "smaller", "larger"):
+        sentences.append(f"On disk it takes {size}.")
     return " ".join(sentences)
 
 
@@ -75,7 +75,7 @@ def limits(evidence: Evidence, confidence: float | None = None) -> list[str]:
     elif verdict.outcome == "no evidence" and student and _is_wide(evidence, verdict):
         limits.append(f"The interval is wide: {rows} and {seeds} trained students cannot tell a small gain from none.")
     limits.append(f"It holds for {rows} like these. Rows from another time or place may behave otherwise.")
-    level = "The interval" if confidence is None else f"The {100 * confidence:g} % interval"
+    level = "The interval" if confidence is None else f"The {percent(confidence)} interval"
     limits.append(
         f"{level} covers the choice of test rows and the randomness of training ({_students(seeds)}), not the choice of settings."
     )
@@ -93,11 +93,11 @@ def _students(seeds: int) -> str:
     return "1 student and 1 control" if seeds == 1 else f"{seeds} students and {seeds} controls"
 
 
-def _compared(evidence: Evidence, measure: str, less: str, more: str) -> str:
+def _compared(evidence: Evidence, measure: str, preposition: str, less: str, more: str) -> str:
     student, teacher = evidence.value("student", measure), evidence.value("teacher", measure)
     if student is None or teacher is None or min(student.value, teacher.value) <= 0:
         return ""
-    both = f"{shown(measure, student.value)}, the teacher {shown(measure, teacher.value)}"
+    both = " ".join(filter(None, [f"{shown(measure, student.value)}, the teacher", preposition, shown(measure, teacher.value)]))
     factor = teacher.value / student.value
     if 0.95 < factor < 1.05:
         return both
