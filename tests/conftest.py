@@ -33,8 +33,8 @@ def tiny_bert() -> Callable[..., tuple[Any, Any]]:
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    words = "good bad fine poor card money lost a the is my it was very not how do i get to and when where".split()
-    vocabulary = {word: i for i, word in enumerate(special + words)}
+    words = "good bad fine poor card money lost a the is my it was very not how do i get to and when where"
+    vocabulary = {word: i for i, word in enumerate([*special, *words.split()])}
 
     def tokenizer() -> PreTrainedTokenizerFast:
         backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))

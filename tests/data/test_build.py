@@ -161,15 +161,18 @@ def test_shared_rows_are_counted_by_content(build_from: Any) -> None:
     assert data.notes == (
         "Test rows with exactly the features of a training or pool row: 6 of 46 (13.0%); what is measured may flatter every arm.",
     )
+    known = build_from(train, test=patients(40, seed=1), unlabeled=pd.concat([pool, train[:4]]), ignore=["clinic", "seen_on"])
+    assert "Pool rows with exactly the features of a training row, whose labels are known: 4 of 34." in known.notes
     dated = patients().assign(age=1.0, ward="north", day=np.arange(N))
     spread = build_from(dated, ignore=["clinic", "seen_on"], split={"kind": "time", "column": "day"})
     assert spread.shared_rows == 30
 
 
 def test_a_limit_is_a_noted_trial_of_each_file(build_from: Any) -> None:
-    data = build_from(patients(), test=patients(40, seed=1), ignore=["clinic", "seen_on"], source={"limit": 30})
-    assert (len(data.train), len(data.test)) == (30, 30)
-    assert np.bincount(data.train.target).tolist() in ([7, 23], [8, 22])
+    for seed in range(5):
+        data = build_from(patients(), test=patients(40, seed=1), ignore=["clinic", "seen_on"], source={"limit": 30}, seed=seed)
+        assert (len(data.train), len(data.test)) == (30, 30)
+        assert np.bincount(data.train.target).tolist() in ([7, 23], [8, 22])
     assert "A trial on part of the data: 30 of the 120 rows of data.source.train (data.source.limit)." in data.notes
 
 
@@ -179,6 +182,13 @@ def test_odd_columns_are_kept_and_noted(build_from: Any) -> None:
     assert [c.name for c in data.columns] == ["age", "ward", "flat", "gone", "id"]
     assert len(data.notes) == 3
     assert [re.search(r": ([\w, ]+)\.$", note)[1] for note in data.notes] == ["flat", "gone", "id"]  # type: ignore[index]
+
+
+def test_classes_that_the_test_rows_lack_are_noted(build_from: Any) -> None:
+    frame = patients().assign(y=["early", *["a", "b"] * 59, "a"])
+    data = build_from(frame, ignore=["clinic"], split={"kind": "time", "column": "seen_on"})
+    assert data.classes == ("a", "b", "early")
+    assert data.notes == ("Classes without a test row, on which nothing is measured: 'early'.",)
 
 
 def test_a_regression(build_from: Any) -> None:
@@ -260,6 +270,11 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"y": ["a", "b"] * 50 + ["late"] * 20},
         {"split": {"kind": "time", "column": "seen_on"}},
         "data.target: the test rows have class 'late', which no training row has (training: a, b); ",
+    ),
+    "ignored text": (
+        {"say": "hello there"},
+        {"task": "text-classification", "text": "say", "ignore": ["say"]},
+        "data.text: = 'say' is also a split or ignored column; ",
     ),
     "kind in a text task": (
         {"say": "hello there"},

@@ -71,7 +71,7 @@ def test_what_differs_stays_different() -> None:
     assert cells(pd.Series([" a ", "1.0", " "]), verbatim=True).tolist() == [" a ", "1.0", None]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.none() | st.floats(allow_infinity=False) | st.text(max_size=4) | st.integers(-(2**53), 2**53) | st.booleans(), max_size=8)
 )

@@ -57,7 +57,7 @@ def test_another_seed_gives_other_folds() -> None:
     assert not np.array_equal(folds_of(batch)[0].answer_rows, folds_of(batch, seed=1)[0].answer_rows)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(keys=st.lists(st.integers(0, 30), min_size=40, max_size=80).filter(lambda keys: len(set(keys)) >= 3), seed=st.integers(0, 9))
 def test_copies_share_a_fold(keys: list[int], seed: int) -> None:
     batch = labelled(np.random.default_rng(seed).normal(size=len(keys)), keys=keys)

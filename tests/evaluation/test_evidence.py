@@ -265,6 +265,7 @@ def test_groups_of_a_column() -> None:
     assert names(["a", "b", "b", None]) == {"b": 2, "a": 1, "missing": 1}
     assert names([1, 0, 1, 1]) == {"1": 3, "0": 1}  # few numbers are groups, not quartiles
     assert list(names([float(i) for i in range(12)])) == ["[0, 2.75)", "[2.75, 5.5)", "[5.5, 8.25)", "[8.25, 11]"]
+    assert list(names([float(i) for i in range(9)]).values()) == [2, 2, 2, 3]  # a value on an edge is in one quartile
     assert sum(names([0.0] * 90 + [float(i) for i in range(10)]).values()) == 100  # equal quartiles
     many = names([f"g{i}" for i in range(30)] + ["big"] * 5)
     assert len(many) == MAX_GROUPS + 1

@@ -185,11 +185,12 @@ def test_positive_is_better_whatever_the_direction() -> None:
     assert (worse.low, worse.high) == pytest.approx((-better.high, -better.low))
 
 
-def test_the_interval_of_a_mean_is_students() -> None:
-    values = np.random.default_rng(7).normal(size=60)
-    found = interval(estimate({0: [mean_of(values)]}, groups=None, num_rows=60, resamples=20_000, seed=0)[0], 0.9)
-    want = stats.t.interval(0.9, 59, values.mean(), values.std(ddof=1) / 60**0.5)
-    assert (found.low, found.high) == pytest.approx(want, abs=0.01 * (want[1] - want[0]))
+@pytest.mark.parametrize("n", [8, 60])
+def test_the_interval_of_a_mean_is_students(n: int) -> None:
+    values = np.linspace(-1, 1, n)
+    found = interval(estimate({0: [mean_of(values)]}, groups=None, num_rows=n, resamples=20_000, seed=0)[0], 0.9)
+    want = stats.t.interval(0.9, n - 1, values.mean(), values.std(ddof=1) / n**0.5)
+    assert (found.low, found.high) == pytest.approx(want, abs=0.005 * (want[1] - want[0]))
 
 
 def test_groups_are_drawn_together() -> None:

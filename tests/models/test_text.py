@@ -279,9 +279,10 @@ def test_random_states_are_put_back(tiny_bert: Make) -> None:
     with seeded(3):
         first = (random.random(), np.random.rand(), torch.rand(1).item())
     assert states() == before
-    with pytest.raises(KeyError), seeded(3):
+    with seeded(3):
         assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
-        raise KeyError
+    with pytest.raises(ZeroDivisionError), seeded(4):
+        random.seed(1 // 0)
     assert states() == before
 
 

@@ -82,8 +82,8 @@ def _same(run: Path, reference: Path) -> None:
     assert evidence(run) == evidence(reference)
     with KnowledgeStore(run / "knowledge", read_only=True) as store, KnowledgeStore(reference / "knowledge", read_only=True) as other:
         assert len(store) == len(other)
-        verify(store)
-        found = sorted(record["facts"]["example"] for record in store.records())
+        verify(store).require_whole()
+        found = sorted(record.facts["example"] for record in store)
     assert len(found) == len(set(found)), "an example was answered twice"
 
 

@@ -95,6 +95,7 @@ def test_the_recipes_fingerprint_covers_estimator_parameters_and_columns() -> No
         build(estimator="random-forest", params={"max_depth": 3}),
         build([Column("a", "numeric"), Column("b", "categorical")], estimator="random-forest"),
         build([*COLUMNS, Column("c", "numeric")], estimator="random-forest"),
+        build([Column("a", "numeric"), Column("c", "numeric")], estimator="random-forest"),
     ]
     assert len({recipe.fingerprint for recipe in recipes}) == len(recipes)
     assert build(estimator="random-forest").fingerprint == recipes[0].fingerprint

@@ -7,7 +7,7 @@ rule is recognised instead of being silently missed.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,7 @@ def fingerprint(*facts: object) -> str:
         TypeError: a fact of another type, whose encoding nobody has fixed.
     """
     digest = blake2b(digest_size=_DIGEST_BYTES)
-    for piece in _encode(facts):
-        digest.update(piece)
+    _encode(facts, digest.update)
     return f"{RULE}-{digest.hexdigest()}"
 
 
@@ -81,36 +80,37 @@ def _column_bytes(column: pd.Series[Any]) -> list[bytes]:
     return [b"-" if gone else b"s" + struct.pack("<q", len(cell)) + cell for cell, gone in zip(cells, missing, strict=True)]
 
 
-def _encode(fact: object) -> Iterator[bytes]:
+def _encode(fact: object, write: Callable[[bytes], None]) -> None:
+    # Written piece by piece into the digest: a forest's state is a million facts, ten levels deep.
     match fact:
         case None:
-            yield b"n"
+            write(b"n")
         case bool():
-            yield b"T" if fact else b"F"
+            write(b"T" if fact else b"F")
         case int():
-            yield _sized(b"i", str(fact).encode())
+            write(_sized(b"i", str(fact).encode()))
         case float():
-            yield b"f" + struct.pack("<d", fact)
+            write(b"f" + struct.pack("<d", fact))
         case str():
-            yield _sized(b"s", fact.encode())
+            write(_sized(b"s", fact.encode()))
         case bytes():
-            yield _sized(b"b", fact)
+            write(_sized(b"b", fact))
         case Mapping():
-            yield b"d" + struct.pack("<q", len(fact))
+            write(b"d" + struct.pack("<q", len(fact)))
             for key in sorted(fact):
-                yield from _encode(key)
-                yield from _encode(fact[key])
+                _encode(key, write)
+                _encode(fact[key], write)
         case Sequence():
-            yield b"l" + struct.pack("<q", len(fact))
+            write(b"l" + struct.pack("<q", len(fact)))
             for item in fact:
-                yield from _encode(item)
+                _encode(item, write)
         case _ if type(fact).__module__ == "numpy":
-            yield from _encode_array(fact)
+            _encode_array(fact, write)
         case _:
             raise TypeError(f"no encoding is fixed for {type(fact).__name__}; convert it to plain data first.")
 
 
-def _encode_array(fact: object) -> Iterator[bytes]:
+def _encode_array(fact: object, write: Callable[[bytes], None]) -> None:
     import numpy as np
 
     array = np.ascontiguousarray(fact)
@@ -118,9 +118,9 @@ def _encode_array(fact: object) -> Iterator[bytes]:
         raise TypeError("an object array has no fixed bytes; convert it to a plain dtype or a list.")
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    yield _sized(b"a", array.dtype.str.encode())
-    yield from _encode([int(size) for size in array.shape])
-    yield array.tobytes()
+    write(_sized(b"a", array.dtype.str.encode()))
+    _encode([int(size) for size in array.shape], write)
+    write(array.tobytes())
 
 
 def _sized(tag: bytes, content: bytes) -> bytes:

@@ -222,6 +222,8 @@ def _row_notes(spec: DataSpec, everything: Batch, dataset: Dataset) -> Iterator[
     if dataset.shared_rows:
         share = f"{dataset.shared_rows} of {len(test)} ({dataset.shared_rows / len(test):.1%})"
         yield f"Test rows with exactly the features of a training or pool row: {share}; what is measured may flatter every arm."
+    if dataset.unlabeled is not None and (known := int(np.isin(dataset.unlabeled.keys, dataset.train.keys).sum())):
+        yield f"Pool rows with exactly the features of a training row, whose labels are known: {known} of {len(dataset.unlabeled)}."
     learnt = {"training": dataset.train, "pool": dataset.unlabeled}
     for part, batch in learnt.items():
         if batch is None:

@@ -20,8 +20,10 @@ The rows' degrees of freedom are min(G - 1, 2 G / (kurtosis - 1)) for G rows or 
 influences, which gives the variance the variance that it has (Satterthwaite again): if the arms differ on 5 of 1000
 rows, 5 rows are the evidence. The plain percentile interval calls 4 differing rows out of 4 significant.
 
-Simulated (`tests/evaluation/test_significance.py`): no difference, any luck of seeds: "helped" in at most 2.5 % of
-experiments. The price is power: what 3 seeds cannot tell from luck is no evidence, and 5 seeds tell more.
+Simulated without a difference, over 1, 3 and 5 seeds, 114 and 1000 rows, and luck of seeds from none to several times
+that of the rows (1000 experiments each): "helped" in 0 to 2.3 %. A gain from 93.3 to 96.0 % right on 1500 rows is found
+in 98 % with 3 seeds of little luck; where the luck of one seed is as large as half of that gain, in 49 % with 3 seeds
+and in 84 % with 5. Smaller versions run in `tests/evaluation/test_significance.py`.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ def _facts(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, MethodType):
         return ["method", value.__func__.__qualname__, _facts(value.__self__, above)]
     if isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value):
+            return ["attributes", {key: _facts(item, above) for key, item in value.items()}]
         return ["mapping", sorted([fingerprint(_facts(key, above)), _facts(item, above)] for key, item in value.items())]
     if isinstance(value, (list, tuple)):
         return [_facts(item, above) for item in value]

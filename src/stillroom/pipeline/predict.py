@@ -15,6 +15,8 @@ from stillroom.data.sources import read_table
 from stillroom.models.load import load_predictor
 from stillroom.models.manifest import read_manifest
 from stillroom.pipeline.folder import open_run, require
+from stillroom.spec.data import FileSourceSpec
+from stillroom.spec.load import load_job
 
 if TYPE_CHECKING:
     from stillroom.core.protocols import Predictor
@@ -40,7 +42,7 @@ class StudentPredictor:
         Raises:
             BadInput: a column is missing, or a cell is not of its kind.
         """
-        values = self._values(rows)
+        values = self.predict_values(rows)
         return np.asarray(self.classes, dtype=object)[values.argmax(axis=1)] if self.classes else values
 
     def predict_proba(self, rows: Any) -> NDArray[np.float64]:
@@ -51,9 +53,10 @@ class StudentPredictor:
         """
         if not self.classes:
             raise AttributeError("predict_proba: this student is a regression; use predict.")
-        return self._values(rows)
+        return self.predict_values(rows)
 
-    def _values(self, rows: Any) -> NDArray[np.float64]:
+    def predict_values(self, rows: Any) -> NDArray[np.float64]:
+        """(n, K) probabilities, or (n,) values where the student is a regression."""
         frame = rows if isinstance(rows, pd.DataFrame) else _frame(rows, self.columns)
         return self._predictor.predict_values(coerce(frame, self.columns, place="rows"))
 
@@ -72,7 +75,9 @@ def load(run_dir: Path | str) -> StudentPredictor:
 def predict_file(run_dir: Path, file: Path) -> str:
     """CSV text: a row a row of the file, with the prediction and, for a classification, every class's probability."""
     student = load(run_dir)
-    values = student._values(read_table(file, place="FILE"))
+    source = load_job(open_run(run_dir).job).data.source
+    blanks = source.missing_values if isinstance(source, FileSourceSpec) else ()
+    values = student.predict_values(read_table(file, place="FILE", missing_values=blanks))
     if not student.classes:
         return str(pd.DataFrame({"prediction": values}).to_csv(index=False))
     table = pd.DataFrame(values, columns=[f"p_{name}" for name in student.classes])

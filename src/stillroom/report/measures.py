@@ -119,7 +119,7 @@ def parts(measure: str, value: float, *, like: float | None = None) -> tuple[str
         case "tiny":
             return _power_of_ten(value), ""
         case "amount":
-            return _significant(value, 4), ""
+            return _significant(value, 4, whole=True), ""
 
 
 def percent(level: float) -> str:
@@ -142,11 +142,15 @@ def _fixed(value: float, digits: int) -> str:
     return f"{MINUS}{text}" if value < 0 and float(text) != 0 else text
 
 
-def _significant(value: float, digits: int = 3) -> str:
+def _significant(value: float, digits: int = 3, *, whole: bool = False) -> str:
+    """`value` to so many significant digits; `whole` never rounds before the decimal point."""
     if value == 0:
         return "0"
-    places = digits - 1 - math.floor(math.log10(abs(value)))
+    least = 0 if whole else -400
+    places = max(digits - 1 - math.floor(math.log10(abs(value))), least)
     rounded = round(abs(value), places)
+    # Rounding may have added a digit: 0.9996 is 1.00, not 1.000.
+    places = max(digits - 1 - math.floor(math.log10(rounded)), least)
     text = _grouped(round(rounded)) if places <= 0 else f"{rounded:.{places}f}"
     return f"{MINUS}{text}" if value < 0 else text
 

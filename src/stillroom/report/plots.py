@@ -15,7 +15,7 @@ WIDTH = 360
 """User units; at the width of a phone one unit is about one CSS pixel, so that text keeps its size."""
 
 
-INTERVAL_TICKS = 3
+INTERVAL_TICKS = 4
 """In a cell of a table there is room for a few."""
 
 
@@ -76,9 +76,9 @@ def trade_off(evidence: Evidence, quality: str, cost: str, *, key: str) -> Marku
     places = [(across(x.value), up(y.value)) for _, x, y in points]
     bars = [Box(px - 2, up(max(_extent(y))), px + 2, up(min(_extent(y)))) for (_, _, y), (px, _) in zip(points, places, strict=True)]
     names = place_names([arm for arm, _, _ in points], places, bars, Box(left, top - 8, WIDTH, bottom))
-    for (arm, _, _), box, (x, y, anchor) in zip(points, bars, names, strict=True):
+    for (arm, _, _), box, (name_x, name_y, anchor) in zip(points, bars, names, strict=True):
         drawn += [line(box.left + 2, box.top, box.left + 2, box.bottom, f"bar {arm_class(arm)}")]
-        drawn += [text(x, y, arm, class_=f"name {arm_class(arm)}", anchor=anchor)]
+        drawn += [text(name_x, name_y, arm, class_=f"name {arm_class(arm)}", anchor=anchor)]
     # Marks last, on top of every bar.
     drawn += [mark(arm, px, py) for (arm, _, _), (px, py) in zip(points, places, strict=True)]
     drawn.append(text((left + WIDTH) / 2, height - 4, _axis_title(cost), class_="axis-title", anchor="middle"))
@@ -97,8 +97,9 @@ def _extent(measure: Measure) -> list[float]:
 
 
 def _axis_title(measure: str) -> str:
+    unit = "rows per second" if style(measure).kind == "rate" else ""
     better = {"higher": "more is better", "lower": "less is better", "": ""}[style(measure).better]
-    return ", ".join(part for part in ("logarithmic", better) if part)
+    return ", ".join(part for part in (unit, "logarithmic", better) if part)
 
 
 def _grid_up(axis: Axis, measure: str, left: float, right: float) -> list[Markup]:
@@ -114,7 +115,7 @@ def _grid_across(axis: Axis, measure: str, left: float, bottom: float) -> list[M
     drawn = [line(left, bottom, WIDTH, bottom, "axis")]
     for tick in axis.ticks(4):
         x = axis(tick)
-        words = shown(measure, tick, plain=True)
+        words = shown(measure, tick, plain=True).removesuffix("rows/s").rstrip()  # the axis title has it
         drawn += [line(x, bottom, x, bottom + 4, "axis"), text(x, bottom + 17, words, class_="tick", anchor="middle")]
     return drawn
 
@@ -155,7 +156,7 @@ def interval_ticks(measure: str, axis: Axis) -> Markup:
     """The last cell of the column: the axis itself."""
     ticks = axis.ticks(INTERVAL_TICKS)
     drawn = [
-        tag("text", words, x=f"{axis(tick):.2f}%", y=13, class_="tick", text_anchor=_inside(axis(tick)))
+        tag("text", words, x=f"{axis(tick):.2f}%", y=13, class_="tick", text_anchor="middle")
         for tick, words in zip(ticks, tick_labels(measure, ticks), strict=True)
     ]
     return tag("svg", *drawn, width="100%", height=18, aria_hidden="true", class_="cell")
@@ -216,6 +217,11 @@ def learning_curve(measure: str, curves: Mapping[str, Sequence[CurvePoint]], *, 
     return picture(WIDTH, height, f"Learning curves: {style(measure).label.lower()}", told, drawn, key=key)
 
 
+def _gap(x: float, y1: float, y2: float, share: float, arm: str) -> Markup:
+    """From the diagonal to a point: faint where few answers stand behind it."""
+    return tag("line", x1=x, y1=y1, x2=x, y2=y2, class_=f"gap {arm_class(arm)}", stroke_opacity=0.1 + 0.6 * share**0.5)
+
+
 def _thinned(curve: Sequence[CurvePoint], most: int = 300) -> list[CurvePoint]:
     """At most about `most` points, the last one kept: more than pixels are no use."""
     every = max(1, len(curve) // most)
@@ -243,10 +249,10 @@ def reliability(arm: str, bins: Sequence[ReliabilityBin], *, key: str) -> Markup
         share = b.count / most
         x = across((b.low + b.high) / 2)
         drawn += [
-            line(across(b.confidence), up(b.confidence), across(b.confidence), up(b.accuracy), f"gap {arm_class(arm)}"),
+            _gap(across(b.confidence), up(b.confidence), up(b.accuracy), share, arm),
             tag("rect", x=x - 4, y=floor - bars * share, width=8, height=bars * share, class_=f"count {arm_class(arm)}"),
         ]
-    drawn += [mark(arm, across(b.confidence), up(b.accuracy), 2.2 + 2.8 * (b.count / most) ** 0.5) for b in bins]
+    drawn += [mark(arm, across(b.confidence), up(b.accuracy), 1.5 + 3.5 * (b.count / most) ** 0.5) for b in bins]
     drawn += [
         text(left + size / 2, total_height - 24, "confidence", class_="axis-title", anchor="middle"),
         tag("text", "accuracy", class_="axis-title", text_anchor="middle", transform=f"translate(12 {top + size / 2}) rotate(-90)"),

@@ -99,7 +99,11 @@ class Box:
         return sum(max(side, 0.0) for side in over)
 
 
-_BESIDE = ((11, 4, "start"), (-11, 4, "end"), (9, -9, "start"), (9, 17, "start"), (-9, -9, "end"), (-9, 17, "end"))
+_BESIDE = tuple(
+    (side * dx, dy, anchor) for dx, dy in ((11, 4), (9, -9), (9, 17), (9, -24), (9, 32)) for side, anchor in ((1, "start"), (-1, "end"))
+)
+_NAME_OVER_NAME = 20
+"""A name over a bar can be read; over another name it cannot."""
 _LETTER_WIDTH = 7.0
 """Of a bold letter at 12 units, generously."""
 
@@ -108,7 +112,8 @@ def place_names(
     names: Sequence[str], places: Sequence[tuple[float, float]], taken: Sequence[Box], frame: Box
 ) -> list[tuple[float, float, str]]:
     """(x, y, anchor) of a name beside each place, where it covers least of what is `taken` and of the other names."""
-    full = [*taken, *(Box(x - 7, y - 7, x + 7, y + 7) for x, y in places)]
+    marks = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in places]
+    placed: list[Box] = []
     found = []
     for name, (x, y) in zip(names, places, strict=True):
         width = _LETTER_WIDTH * len(name)
@@ -116,11 +121,11 @@ def place_names(
         for preference, (dx, dy, anchor) in enumerate(_BESIDE):
             left = x + dx if anchor == "start" else x + dx - width
             box = Box(left, y + dy - 11, left + width, y + dy + 3)
-            cost = sum(box.overlap(other) for other in full) + 50 * box.outside(frame) + preference
-            choices.append((cost, (x + dx, y + dy, anchor), box))
+            covered = sum(box.overlap(other) for other in (*taken, *marks)) + _NAME_OVER_NAME * sum(box.overlap(other) for other in placed)
+            choices.append((covered + 50 * box.outside(frame) + preference, (x + dx, y + dy, anchor), box))
         _, chosen, box = min(choices, key=lambda choice: choice[0])
         found.append(chosen)
-        full.append(box)
+        placed.append(box)
     return found
 
 
@@ -139,13 +144,13 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def _linear_ticks(low: float, high: float, most: int) -> list[float]:
-    rough = (high - low) / most
-    base = 10.0 ** math.floor(math.log10(rough))
-    step = next(base * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (base * factor) <= most)
-    first = math.ceil(low / step - 1e-9)
-    count = math.floor(high / step + 1e-9) - first + 1
+    decade = math.floor(math.log10((high - low) / most))
+    for step in (factor * 10.0**power for power in range(decade, decade + 3) for factor in (1, 2, 5)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
     # Multiples, not sums: 0.1 + 0.2 would be written as 0.30000000000000004.
-    return [float(f"{(first + i) * step:.12g}") for i in range(count)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -154,7 +159,8 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
         ticks = [factor * 10.0**decade for decade in decades for factor in factors]
         inside = [float(f"{tick:.6g}") for tick in ticks if low <= tick <= high]
         if len(inside) <= most:
-            return inside
+            # Less than a decade is seen as well by evenly spaced numbers.
+            return inside if len(inside) > 1 else _linear_ticks(low, high, most)
     return inside[:: math.ceil(len(inside) / most)]
 
 

@@ -60,12 +60,12 @@ def limits(evidence: Evidence, confidence: float | None = None) -> list[str]:
     if verdict is None:
         return ["Without a control nothing is said about distillation itself: set evaluation.control to true."]
     student = evidence.value("student", verdict.measure)
-    rows = f"{student.n} test rows" if student else "the test rows"
+    rows = f"{student.n} test rows" if student else "test rows"
     seeds = student.seeds if student else 0
     said = {
-        "helped": "It does not say that the student is as good as the teacher, nor that another student would gain as much.",
-        "no evidence": "It does not say that distillation has no effect: any value inside the interval, gain or harm, remains possible.",
-        "hurt": "It does not say that the teacher is bad: other settings, more unlabelled rows or another student may gain from it.",
+        "helped": "The verdict does not say that the student is as good as the teacher, or that another one would gain as much.",
+        "no evidence": "The verdict does not say that distillation has no effect: every value inside the interval remains possible.",
+        "hurt": "The verdict does not say that the teacher is bad: with other settings or another student it may still help.",
     }[verdict.outcome]
     limits = [said]
     if seeds == 1:
@@ -74,7 +74,7 @@ def limits(evidence: Evidence, confidence: float | None = None) -> list[str]:
         )
     elif verdict.outcome == "no evidence" and student and _is_wide(evidence, verdict):
         limits.append(f"The interval is wide: {rows} and {seeds} trained students cannot tell a small gain from none.")
-    limits.append(f"It holds for {rows} like these. Rows from another time or place may behave otherwise.")
+    limits.append(f"It holds for rows like the {rows}; rows from another time or place may behave otherwise.")
     level = "The interval" if confidence is None else f"The {percent(confidence)} interval"
     limits.append(
         f"{level} covers the choice of test rows and the randomness of training ({_students(seeds)}), not the choice of settings."

@@ -34,12 +34,14 @@ def _resolve_path(value: object, info: ValidationInfo) -> object:
             value = default + value[match.end() :]
         else:
             raise ValueError(f"the variable {name} is not set; set it, or give a default: ${{{name}:-folder}}.")
+    if "://" in value:
+        return value
     path = (folder / Path(value).expanduser()).absolute()
     return os.path.normpath(path)
 
 
 FilePath = Annotated[str, BeforeValidator(_resolve_path), Field(min_length=1)]
-"""A path, made absolute. `${NAME}` and `${NAME:-default}` at its start are taken from the environment."""
+"""A path, made absolute; a URL stays as it is. `${NAME}` and `${NAME:-default}` at its start are taken from the environment."""
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """A list of names; YAML has no tuples."""

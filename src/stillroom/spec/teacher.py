@@ -118,4 +118,4 @@ class LabellingSpec(Spec):
     folds: Annotated[int, Field(ge=2)] = described("How many folds; each costs one more fit of the teacher.", default=5)
     calibrate: bool = described("Correct the teacher's probabilities where cross-validation shows a gain.", default=True)
     batch_size: Annotated[int, Field(ge=1)] = described("Rows asked at once; each batch of answers is durable.", default=256)
-    store: FilePath | None = described("The knowledge store's folder, shared between runs; absent: inside the run.", default=None)
+    store: FilePath | None = described("The knowledge store's folder or URL, shared between runs; absent: inside the run.", default=None)

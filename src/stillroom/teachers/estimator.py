@@ -51,9 +51,8 @@ class EstimatorRecipe:
 
     @property
     def fingerprint(self) -> str:
-        columns = [[column.name, column.kind] for column in self.columns]
-        encoder = recipe_facts(feature_encoder(self.columns, self.estimator))
-        return fingerprint("estimator-recipe", recipe_facts(self.estimator), columns, encoder)
+        encoder = feature_encoder(self.columns, self.estimator)  # names the columns and what is done to each
+        return fingerprint("estimator-recipe", recipe_facts(self.estimator), recipe_facts(encoder))
 
     def fit(self, examples: Batch, classes: tuple[str, ...], *, seed: int) -> Teacher:
         """Fit on labelled examples.

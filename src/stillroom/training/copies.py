@@ -36,7 +36,7 @@ CalibratedClassifierCV's inner folds put copies of one row on both sides, AdaBoo
 
 _OFF = {"early_stopping": False, "early_stopping_rounds": None, "oob_score": False}
 """Held-out rows that the estimator would choose among the copies: a row's copies would lie on both sides."""
-_NEUTRAL = {"class_weight": None, "scale_pos_weight": None, "subsample": 1.0, "dual": False}
+_NEUTRAL = {"class_weight": None, "scale_pos_weight": None, "subsample": 1.0}
 _TRACE = 1e-20
 """The mass of a class that a row's target leaves out. Not 0, for then a tree would not count that copy, and each row must
 count exactly K times; far below rounding, so that a pure leaf stays pure."""

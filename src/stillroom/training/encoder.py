@@ -123,8 +123,9 @@ def train_encoder(
         trainer.remove_callback(PrinterCallback)
         start = newest_whole(folder, training)
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
-        # With bf16, accelerate has put autocast around forward(); the student must not keep it.
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    # With bf16, accelerate has put autocast around forward(); the student must not keep it.
+    for name in ("forward", "_original_forward"):
+        vars(model).pop(name, None)
     model.train(False)
     return [
         CurvePoint(int(entry["step"]), measure, float(entry[name]))
