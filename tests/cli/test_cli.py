@@ -79,7 +79,7 @@ def test_typos_come_all_at_once(job: Path) -> None:
         ("data.numeric=[town]", "town"),
         ("teacher.estimator=random-forst", "did you mean 'random-forest'?"),
         ("teacher.estimator=os.system", "os.system"),
-        ("teacher.estimator=sklearn.svm.LinearSVC", "predict_proba"),
+        ("teacher={kind: estimator, estimator: sklearn.svm.LinearSVC}", "predict_proba"),
         ("teacher.params={n_estimator: 5}", "n_estimators"),
         ("student.params={max_leaf_nodes: -3}", "max_leaf_nodes"),
         ("data.split.test=0.999", "split"),
@@ -98,7 +98,7 @@ def test_a_mistake_is_one_clear_error(job: Path, override: str, expected: str) -
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ("age,town,ill\n" + "30,A,yes\n" * 50, "one class"),
+        (ROWS.replace("no\n", "yes\n"), "one class"),
         ("", "empty"),
         ("age,town\n1,A\n", "ill"),
         (ROWS.replace("yes", ""), "ill"),

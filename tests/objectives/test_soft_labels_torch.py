@@ -95,6 +95,8 @@ def test_weight_one_is_the_control_exactly_whatever_the_teacher_says() -> None:
     control = whole(student, None, codes, t=1.0, w=1.0)
     assert torch.equal(whole(student, teacher, codes, t=4.0, w=1.0), control)
     assert torch.equal(whole(student, torch.full_like(teacher, NAN), codes, t=4.0, w=1.0), control)
+    sure = torch.tensor([[0.0, -math.inf]], dtype=torch.float64)  # KL is infinite here, and 0 * inf is NaN
+    assert whole(sure, torch.tensor([[0.5, 0.5]], dtype=torch.float64).log(), torch.tensor([0]), t=2.0, w=1.0).item() == 0.0
 
 
 def test_a_micro_batch_with_nothing_to_learn_has_zero_loss_and_gradient() -> None:

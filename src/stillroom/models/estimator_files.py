@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, BadZipFile
 
 import numpy as np
-import skops.io
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.tree._tree import Tree
-from skops.io.exceptions import UnsupportedTypeException
 
 from stillroom.core.errors import BadInput, StageFailed
 from stillroom.core.files import write_bytes
 from stillroom.models.estimators import ALLOWED_PACKAGES
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    # skops lists all estimators by importing every package of scikit-learn, among them its adapter to torch: seconds
+    # and 200 MB in each process that loads a tree, wherever torch happens to be installed.
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+with _without_torch():
+    import skops.io
+    from skops.io.exceptions import UnsupportedTypeException
 
 TRUSTED_PACKAGES = (*ALLOWED_PACKAGES, "stillroom")
 _HARMLESS = frozenset({"collections.OrderedDict", "collections.defaultdict", "numpy.dtype", "stillroom.models.tabular.ColumnsWithMissing"})

@@ -106,7 +106,8 @@ class _Keeper:
         seed, size = work.job.seed, work.job.labelling.batch_size
         if self.recipe is None:
             told = work.listener.task("asking the teacher")
-            return label_fixed(self.source, data.train, store, classes=data.classes, batch_size=size, progress=told)  # type: ignore[arg-type]
+            seen = getattr(work.job.teacher, "trained_on", "") == "these-rows"
+            return label_fixed(self.source, data.train, store, classes=data.classes, batch_size=size, progress=told, seen=seen)  # type: ignore[arg-type]
         if work.job.labelling.mode == "in-sample":
             told = work.listener.task("asking the teacher about rows it has seen")
             return label_in_sample(

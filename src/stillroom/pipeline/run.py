@@ -16,7 +16,7 @@ from stillroom.core.records import Evidence
 from stillroom.pipeline.folder import STAGES, RunFolder
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.terms import check_job
-from stillroom.pipeline.work import Work
+from stillroom.pipeline.work import Work, check_against_data
 from stillroom.spec.job import Job
 from stillroom.spec.load import dump_job, load_job
 
@@ -82,7 +82,9 @@ def run(
     folder = RunFolder(Path(run_dir) if run_dir is not None else Path("runs") / (job.name or "job"))
     with folder.locked():
         write_text(folder.job, dump_job(job))
-        _stage(until)(Work(job, folder, listener or Silence(), allow_code))
+        work = Work(job, folder, listener or Silence(), allow_code)
+        check_against_data(work)
+        _stage(until)(work)
     return Run(replace(folder, path=folder.path.absolute()))
 
 

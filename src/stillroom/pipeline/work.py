@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillroom import __version__
+from stillroom.core.errors import BadInput, Problem, nearest
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.records import Batch, Dataset
 from stillroom.pipeline.folder import RunFolder
 from stillroom.pipeline.progress import Listener
 from stillroom.pipeline.terms import check_terms
 from stillroom.spec.job import Job
+from stillroom.spec.student import EstimatorStudentSpec
 
 if TYPE_CHECKING:
     from stillroom.pipeline.terms import Terms
@@ -72,6 +74,22 @@ class Work:
     def scratch(self, *parts: str) -> Path:
         """A folder for the checkpoints of one training."""
         return self.folder.work.joinpath(*parts)
+
+
+def check_against_data(work: Work) -> None:
+    """What a job can get wrong about its data and its student, found before the teacher is asked anything.
+
+    Raises:
+        BadInput: a slice of a column that the data lacks; a student that cannot be built.
+    """
+    names = [column.name for column in work.dataset.columns]
+    if unknown := [name for name in work.job.evaluation.slices if name not in names]:
+        raise BadInput(Problem("evaluation.slices", f"= {name!r} is no feature; {nearest(name, names)}") for name in unknown)
+    student = work.job.student
+    if isinstance(student, EstimatorStudentSpec):
+        from stillroom.students.estimators import build_student
+
+        build_student(student, task=work.dataset.task, columns=work.dataset.columns, seed=work.job.seed)
 
 
 def _plain(section: Any) -> Any:

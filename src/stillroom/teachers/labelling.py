@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -128,9 +129,14 @@ class _Question:
             "teacher": self.teacher,
             "context": self.context,
             "question": "probabilities" if self.classes else "value",
-            "classes": list(self.classes),
+            "classes": self.class_order,
             "seed": self.seed,
         }
+
+    @cached_property
+    def class_order(self) -> str:
+        """Stands for the names and their order: a list of a thousand names in every key would be most of the hashing."""
+        return fingerprint("classes", list(self.classes))
 
 
 _Asked = tuple[_Question, NDArray[np.intp], Callable[[], Teacher]]

@@ -53,7 +53,7 @@ def find_leak(
     fit_in, fit_out = _fit(inside, labels, classes), _fit(outside, labels, classes)
     entropy_in, entropy_out = (_entropy(inside), _entropy(outside)) if classes else (None, None)
     message = _message(by_heart, remembers, (fit_in, fit_out), (entropy_in, entropy_out))
-    return LeakFinding(by_heart or remembers, fit_in, fit_out, entropy_in, entropy_out, len(labels), message)
+    return LeakFinding(bool(by_heart or remembers), fit_in, fit_out, entropy_in, entropy_out, len(labels), message)
 
 
 def _compare(doubt_in: NDArray[np.float64], doubt_out: NDArray[np.float64], classes: tuple[str, ...]) -> tuple[bool, bool]:
