@@ -193,6 +193,22 @@ def test_the_interval_of_a_mean_is_students(n: int) -> None:
     assert (found.low, found.high) == pytest.approx(want, abs=0.005 * (want[1] - want[0]))
 
 
+def seeds_alone(values: Sequence[float]) -> Estimate:
+    """Students whose every row is alike: all that varies is the seed."""
+    return estimate({0: [mean_of(np.full(20, v)) for v in values]}, groups=None, num_rows=20, resamples=50, seed=0)[0]
+
+
+def test_where_only_seeds_vary_the_interval_is_students_and_of_a_difference_welchs() -> None:
+    a, b = [0.80, 0.84, 0.85], [0.70, 0.71, 0.75, 0.60]
+    found = interval(seeds_alone(a), 0.95)
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 2, np.mean(a), stats.sem(a)))
+    difference = interval(combine([(1.0, seeds_alone(a)), (-1.0, seeds_alone(b))]), 0.95)
+    welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((welch.low, welch.high))
+    doubled = interval(combine([(2.0, seeds_alone(a))]), 0.95)
+    assert (doubled.low, doubled.high) == pytest.approx((2 * found.low, 2 * found.high))  # type: ignore[operator]
+
+
 def test_groups_are_drawn_together() -> None:
     values = np.random.default_rng(8).normal(size=40)
 
@@ -216,6 +232,9 @@ def test_a_group_of_large_size_weighs_by_its_rows() -> None:
     values = np.arange(15.0)
     measured = estimate({0: [mean_of(values)]}, groups=groups, num_rows=15, resamples=50, seed=0)[0]
     assert measured.value == pytest.approx(7.0)
+    # Draws are means over the rows drawn, however many those are: of a constant, the constant.
+    constant = estimate({0: [mean_of(np.ones(15))]}, groups=groups, num_rows=15, resamples=50, seed=0)[0]
+    assert constant.draws == pytest.approx(np.ones(50))
     assert measured.influence == pytest.approx([7.0 - values[groups != name].mean() for name in "abc"])
 
 

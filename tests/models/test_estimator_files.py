@@ -15,6 +15,7 @@ import joblib
 import numpy as np
 import pytest
 import skops.io
+from sklearn.base import clone
 from sklearn.cluster import Birch
 from sklearn.datasets import fetch_openml, load_iris
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -72,6 +73,7 @@ def test_a_pickle_is_refused_and_never_run(dump: Callable[..., Any], tmp_path: P
         (os.system, "posix.system"),
         (_delete_folder, "sklearn.utils._testing._delete_folder"),  # a function of a trusted package is no less dangerous
         (fetch_openml, "fetch_openml"),
+        (clone, "sklearn.base.clone"),
     ],
 )
 def test_a_file_that_names_a_function_is_refused(function: Any, named: str, tmp_path: Path) -> None:
@@ -88,6 +90,7 @@ def test_a_file_that_names_a_function_is_refused(function: Any, named: str, tmp_
         ("builtins", "eval"),
         ("sklearn.datasets", "fetch_openml"),
         ("sklearn.no_such_module", "Thing"),
+        ("sklearn.utils._testing", "TempMemmap"),
         ("antigravity", "fly"),
     ],
 )
@@ -98,6 +101,18 @@ def test_a_file_whose_class_was_exchanged_is_refused(module: str, name: str, tmp
         path, lambda schema: schema.replace('"LogisticRegression"', f'"{name}"').replace('"sklearn.linear_model._logistic"', f'"{module}"')
     )
     assert f"{module}.{name}" in refusal(path)
+
+
+def test_a_module_outside_the_trusted_packages_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trap_module.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Thing: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "model.skops"
+    save_estimator(LogisticRegression().fit(X[:, :2], Y > 0), path)
+    edited(
+        path, lambda schema: schema.replace('"LogisticRegression"', '"Thing"').replace('"sklearn.linear_model._logistic"', '"trap_module"')
+    )
+    assert "trap_module.Thing" in refusal(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_method_is_refused(tmp_path: Path) -> None:

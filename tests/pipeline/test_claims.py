@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import stillroom
 from stillroom.core.records import Verdict
 from stillroom.spec.load import job_from
 
-QUICK: dict[str, Any] = {"cost": False, "resamples": 500}
+QUICK: dict[str, Any] = {"cost": False, "resamples": 200, "seeds": 2}
 
 
 def verdict(content: dict[str, Any], run: Path, *, allow_code: bool = False) -> Verdict:
@@ -25,7 +26,7 @@ def verdict(content: dict[str, Any], run: Path, *, allow_code: bool = False) -> 
 @pytest.mark.slow
 def test_a_null_teacher_is_seldom_said_to_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    outcomes = []
+    found = []
     for seed in range(100):
         name, student = [("breast_cancer", "decision-tree"), ("wine", "logistic-regression")][seed % 2]
         job = {
@@ -41,9 +42,11 @@ def test_a_null_teacher_is_seldom_said_to_help(tmp_path: Path, monkeypatch: pyte
             "objective": {"hard_label_weight": [0.1, 0.5, 0.9][seed % 3]},
             "evaluation": QUICK,
         }  # fmt: skip
-        outcomes.append(verdict(job, tmp_path / str(seed), allow_code=True).outcome)
+        found.append(verdict(job, tmp_path / str(seed), allow_code=True))
+    outcomes = [one.outcome for one in found]
     assert outcomes.count("helped") <= 5, outcomes
-    assert outcomes.count("hurt") >= 20, "a teacher of noise does no harm? the student does not listen to it"
+    mostly_noise = [one.difference for one in found[::3]]
+    assert np.mean(mostly_noise) < -0.02, "a teacher of noise does no harm? then the student does not listen to it"
     sys.modules.pop("null_teacher", None)
 
 
@@ -80,5 +83,5 @@ def test_an_interpolating_teacher_is_flagged_every_time(tmp_path: Path, name: st
             "student": {"kind": "estimator", "estimator": "decision-tree"},
         }
         run = stillroom.run(job_from(job), run_dir=tmp_path / str(seed), until="label")
-        record = __import__("json").loads((run.folder.path / "stages" / "label.json").read_text())
+        record = json.loads((run.folder.path / "stages" / "label.json").read_text())
         assert record["leak"]["leaks"], record["leak"]["message"]

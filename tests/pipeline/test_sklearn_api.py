@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 from typing import Any, ClassVar
 
@@ -106,6 +107,8 @@ def test_the_pool_is_answered_by_a_teacher_of_all_rows_and_taught(log: list[tupl
     assert sum(size for kind, size in kinds if kind == "ask") == 60 + 25
     assert ("fit", 60) in kinds
     assert model.student_.tree_.weighted_n_node_samples[0] == pytest.approx(85)
+    mixed = clone(model).set_params(hard_label_weight=0.5, temperature=1.0, calibrate=False).fit(X, y, X_unlabeled=pool)
+    np.testing.assert_allclose(mixed.predict_proba(pool), np.tile([0.8, 0.2], (25, 1)))  # no label: the teacher alone
 
 
 def test_labels_alone_are_the_plain_student_and_the_teacher_is_never_asked(log: list[tuple[str, Any]]) -> None:
@@ -304,4 +307,5 @@ def test_diabetes_gains_from_answers_out_of_fold() -> None:
 def test_it_is_exported_and_needs_no_torch() -> None:
     assert stillroom.DistilledClassifier is DistilledClassifier
     assert stillroom.DistilledRegressor is DistilledRegressor
-    assert "stillroom.objectives.soft_labels_torch" not in sys.modules or "torch" in sys.modules
+    code = "import sys, stillroom.pipeline.sklearn_api; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -343,6 +343,8 @@ def test_a_class_that_nobody_knows_has_no_share(name: str) -> None:
     codes = np.where(np.asarray(batch.target) == 1, 2, 0)
     for probs, w in ((wide, 0.1), (None, 1.0)):
         answers = fitted(STUDENTS[name], batch_of(batch.features.to_numpy(), codes), probs, SoftLabels(2.0, w), 3)
+        if name != "lightgbm" and hasattr(answers.estimator, "classes_"):
+            assert answers.estimator.classes_.tolist() == [0, 2]
         shares = answers.predict_values(batch.features.iloc[[0]])
         assert shares.shape == (1, 3)
         assert shares[0, 1] < 1e-3

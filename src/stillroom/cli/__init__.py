@@ -54,7 +54,6 @@ def main() -> None:
         typer.echo(f"{'refused' if error.exit_code == 3 else 'error'}: {error}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("\ninterrupted; what was finished is kept, and the same command goes on from there.", err=True)
         code = INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)  # a wrong call, in click's words
@@ -62,4 +61,6 @@ def main() -> None:
             raise
         show()
         code = getattr(error, "exit_code", 2)
+    if code == INTERRUPTED:  # typer turns a Ctrl-C inside a command into this code
+        typer.echo("\ninterrupted; what was finished is kept, and the same command goes on from there.", err=True)
     sys.exit(code)

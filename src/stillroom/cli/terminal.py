@@ -25,7 +25,14 @@ class Terminal:
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._progress = Progress(
+            *columns,
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
         self._started = time.monotonic()
 
     def __enter__(self) -> Terminal:

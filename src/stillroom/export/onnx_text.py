@@ -42,7 +42,7 @@ def export_text(predictor: TextPredictor, folder: Path) -> None:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     with answering(model), _exporting():
         program = torch.onnx.export(
-            _Logits(model, names, predictor.label_order).eval(),
+            _Logits(model, names, predictor.label_order).to(model.device).eval(),
             tuple(rows[name] for name in names),
             input_names=names,
             output_names=["logits"],

@@ -30,7 +30,6 @@ RECORDED_PACKAGES = (
     "onnx",
     "onnxruntime",
     "skl2onnx",
-    "onnxmltools",
 )
 """What may shape a student; those that are not installed are left out."""
 

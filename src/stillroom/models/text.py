@@ -110,7 +110,7 @@ def load(folder: Path) -> TextPredictor:
 def load_classifier(
     name: str, classes: Sequence[str] | None = None, *, new_head_seed: int | None = None, place: str = "model"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A classifier in float32 and eval mode, and its own tokenizer.
+    """A classifier in float32 and eval mode, on the accelerator if there is one, and its own tokenizer.
 
     Args:
         name: a folder, a hub id or "package:NAME/FOLDER".
@@ -141,6 +141,8 @@ def load_classifier(
         raise BadInput.at(place, f"= {name!r} has no trained classifier (no {', '.join(missing)}); fine-tune it first.")
     if classes is not None:
         label_order(model.config, classes, place)
+    if torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())
     return model.eval(), tokenizer
 
 

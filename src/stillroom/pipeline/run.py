@@ -35,6 +35,11 @@ class Run:
         """Every measure with its interval, and the verdict."""
         return Evidence.from_json(json.loads(self.folder.evidence.read_text(encoding="utf-8")))
 
+    @property
+    def confidence(self) -> float:
+        """The level of every interval."""
+        return load_job(self.folder.job).evaluation.confidence
+
     @cached_property
     def student(self) -> StudentPredictor:
         """The student that ships: `predict` and `predict_proba`."""
@@ -47,7 +52,7 @@ class Run:
         """The verdict in words."""
         from stillroom.report.words import verdict_words
 
-        return verdict_words(self.evidence)
+        return verdict_words(self.evidence, self.confidence)
 
 
 def run(

@@ -100,7 +100,7 @@ def _translated(estimator: Any, given: dict[str, Any], weights: Floats, draws: i
         # By weight, where that can be said: a row that hardly matters then hardly counts. A trace less, for rounding.
         total = weights.sum() * (1 if draws is None else draws / num_rows)
         share = given["min_samples_leaf"] * (1 - 1e-6) / total
-        if 1 < given["min_samples_leaf"] and share <= 0.5:
+        if given["min_samples_leaf"] > 1 and share <= 0.5:
             params |= {"min_samples_leaf": 1, "min_weight_fraction_leaf": max(share, given["min_weight_fraction_leaf"])}
     return params
 
