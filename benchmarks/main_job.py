@@ -58,7 +58,7 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# The main job",
         "",
-        "Written by `python benchmarks/main_job.py`. One run of each job, nothing chosen among runs; seeds are in the job files. Intervals are 95 %.",
+        "Written by `python benchmarks/main_job.py`. One run of each job, nothing chosen among runs; seeds in the job files; intervals 95 %.",
         "Seconds are wall time of the whole command on a shared machine, interpreter start included.",
         "",
     ]

@@ -71,7 +71,7 @@ def test_known_delays_come_back_as_latency_and_throughput(save, monkeypatch: pyt
         monkeypatch.setenv(variable, "1")
     folder = save("steady", call=0.01, row=0.0001, chatty=True)
     (folder / "weights.bin").write_bytes(b"0" * 12_345)
-    found = by_name(measure_cost({"steady": folder}, FEATURES, calls=40, seed=0, allow_code=True, budget_seconds=30))
+    found = by_name(measure_cost({"steady": folder}, FEATURES, calls=40, seed=0, allow_code=True, budget_seconds=10))
     assert list(found) == [
         "latency_p50_seconds",
         "latency_p99_seconds",

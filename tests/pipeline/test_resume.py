@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, f
 @pytest.mark.slow
 def test_twenty_kills_lose_and_double_nothing(undisturbed: tuple[Path, Path, float], tmp_path: Path) -> None:
     job, reference, seconds = undisturbed
-    run, moments = tmp_path / "run", random.Random(7)  # noqa: S311
+    run, moments = tmp_path / "run", random.Random(7)
     num_killed = 0
     while num_killed < NUM_KILLS:
         process = start(job, run)
@@ -109,9 +110,7 @@ def test_a_finished_run_asks_and_trains_nothing_again(undisturbed: tuple[Path, P
 
 
 def test_a_changed_objective_trains_again_but_asks_nothing(undisturbed: tuple[Path, Path, float], tmp_path: Path) -> None:
-    import shutil
-
-    job, reference, _ = undisturbed
+    _, reference, _ = undisturbed
     run = tmp_path / "run"
     shutil.copytree(reference, run)
     changed = tmp_path / "job.yaml"
