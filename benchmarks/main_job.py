@@ -58,8 +58,9 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# The main job",
         "",
-        "Written by `python benchmarks/main_job.py`. One run of each job, nothing chosen among runs; seeds in the job files; intervals 95 %.",
-        "Seconds are wall time of the whole command on a shared machine, interpreter start included.",
+        "Written by `python benchmarks/main_job.py`. One run of each job, nothing chosen among runs; seeds are in the job files.",
+        "Intervals are 95 %.",
+        "Seconds are wall time of the whole command, interpreter start included, on a shared machine.",
         "",
     ]
     machine = results[JOBS[0]]["environment"]
