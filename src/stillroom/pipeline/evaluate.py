@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def evaluate(work: Work) -> Evaluated:
     if job.evaluation.cost:
         work.listener.say("measuring latency, throughput, memory and size")
         folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
-        costs = measure_cost(folders, data.test.features, calls=job.evaluation.latency_calls, seed=job.seed, allow_code=work.allow_code)
+        costs = costs_of(work, folders)
     curves = {arm: curve_of(work.folder.arm(arm, 0)) for arm in arms(work)}
     evidence, details = build_evidence(
         task=data.task, classes=data.classes, test=data.test, predictions=predictions, costs=costs, primary=job.primary,
@@ -64,6 +65,15 @@ def test_reads(work: Work) -> int:
         return int(json.loads(work.folder.record("evaluate").read_text(encoding="utf-8"))["test_reads"])
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
         return 0
+
+
+def costs_of(work: Work, folders: Mapping[str, Path]) -> list[Measure]:
+    """Latency, throughput, memory and size of saved arms, on the test rows."""
+    settings = work.job.evaluation
+    return measure_cost(
+        folders, work.dataset.test.features, calls=settings.latency_calls, seed=work.job.seed, allow_code=work.allow_code,
+        confidence=settings.confidence,
+    )  # fmt: skip
 
 
 def write_evidence(work: Work, evidence: Evidence, more: tuple[Measure, ...] = ()) -> Evidence:

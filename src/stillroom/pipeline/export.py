@@ -11,10 +11,9 @@ import numpy as np
 from stillroom.core.files import whole_folder
 from stillroom.core.protocols import Predictor
 from stillroom.core.records import Evidence, Measure, ParityCheck
-from stillroom.evaluation.cost import measure_cost
 from stillroom.export.parity import check_parity
 from stillroom.models.load import load_predictor
-from stillroom.pipeline.evaluate import evaluate, write_evidence
+from stillroom.pipeline.evaluate import costs_of, evaluate, write_evidence
 from stillroom.pipeline.label import TransferSet
 from stillroom.pipeline.work import Work
 
@@ -67,9 +66,7 @@ def _export(work: Work, kind: str) -> tuple[ParityCheck, list[Measure]]:
     if check.label_agreement is not None:
         measures.append(Measure(ARM, "label_agreement_with_student", check.label_agreement, None, None, check.n, 1))
     if work.job.evaluation.cost:
-        measures += measure_cost(
-            {ARM: folder}, data.test.features, calls=work.job.evaluation.latency_calls, seed=work.job.seed, allow_code=False
-        )
+        measures += costs_of(work, {ARM: folder})
     return check, measures
 
 
