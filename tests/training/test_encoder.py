@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -354,7 +355,7 @@ def stop_at(step: int) -> TrainerCallback:
     return Stop()
 
 
-RESUME = {"num_train_epochs": 3.0, "arguments": {"save_steps": 2}}
+RESUME = {"num_train_epochs": 3.0, "arguments": {"save_steps": 2, "logging_steps": 5}}
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 8, 11])
@@ -387,17 +388,25 @@ def test_evaluation_at_other_steps_than_checkpoints_leaves_no_trace(tiny_bert: M
 
 
 def test_a_changed_training_does_not_resume_from_another_ones_checkpoint(tiny_bert: Make, tmp_path: Path) -> None:
-    batch = examples(30)
-    for changes in ({}, {"learning_rate": 2e-2}, {"seed": 1}, {"probs": answers(30)}, {"validation": examples(5)}):
-        model, tokenizer = tiny_bert(CLASSES)
+    batch, (model, tokenizer) = examples(30), tiny_bert(CLASSES)
+    train(model, tokenizer, batch, tmp_path / "first", **RESUME)
+
+    def steps(name: str, batch: Batch = batch, **changes: Any) -> list[int]:
+        shutil.copytree(tmp_path / "first", tmp_path / name)
         done: list[int] = []
-        call = {**RESUME, **changes}
-        train(model, tokenizer, batch, tmp_path, progress=lambda n, _, done=done: done.append(n), **call)
-        assert done[0] == 1
-        assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-12"]
-    done = []
-    train(tiny_bert(CLASSES)[0], tokenizer, batch, tmp_path, progress=lambda n, _: done.append(n), **call)
-    assert done == [], "this one has nothing left to do"
+        train(tiny_bert(CLASSES)[0], tokenizer, batch, tmp_path / name, progress=lambda n, _: done.append(n), **{**RESUME, **changes})
+        assert len(list((tmp_path / name).iterdir())) == 1, "the other one's checkpoint is gone"
+        return done
+
+    assert steps("same") == [], "this one has nothing left to do"
+    changes = {
+        "rate": {"learning_rate": 2e-2},
+        "seed": {"seed": 1},
+        "validation": {"validation": examples(5)},
+        "data": {"batch": examples(30, seed=1)},
+    }
+    for name, change in changes.items():
+        assert steps(name, **change) == list(range(1, 13)), name
 
 
 def test_cheap_work_is_not_checkpointed_unless_asked(tiny_bert: Make, tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def load(folder: Path) -> OnnxPredictor:
 
 def _feed(cells: pd.Series[Any], column: Column) -> NDArray[Any]:
     if column.kind == "numeric":
-        return cells.to_numpy(dtype=np.float32).reshape(-1, 1)
-    return cells.to_numpy(dtype=object).reshape(-1, 1)
+        return np.asarray(cells, dtype=np.float32).reshape(-1, 1)
+    return np.asarray(cells, dtype=object).reshape(-1, 1)
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
