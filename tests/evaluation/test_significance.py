@@ -19,18 +19,26 @@ from stillroom.core.records import Verdict
 from stillroom.evaluation import significance
 from stillroom.evaluation.metrics import accuracy, quality_metrics, rmse
 from stillroom.evaluation.significance import Estimate, combine, estimate, interval, interval_within, judge, quotient
-from stillroom.evaluation.statistic import Floats, Statistic, mean_of
+from stillroom.evaluation.statistic import Floats, Metric, Statistic, mean_of
 
 EXPERIMENTS = 300
 NORMAL_SHARE = stats.norm.cdf
 
 
 def one_verdict(
-    student: Sequence[Statistic], control: Sequence[Statistic], *, seed: int = 0, higher_is_better: bool = True, resamples: int = 250
+    student: Sequence[Statistic],
+    control: Sequence[Statistic],
+    *,
+    seed: int = 0,
+    higher_is_better: bool = True,
+    resamples: int = 250,
+    low: float = -np.inf,
+    high: float = np.inf,
 ) -> Verdict:
     arms = estimate({"s": student, "c": control}, groups=None, num_rows=student[0].rows.shape[0], resamples=resamples, seed=seed)
     num_seeds = min(len(student), len(control))
-    return judge(arms["s"], arms["c"], num_seeds=num_seeds, measure="m", higher_is_better=higher_is_better, confidence=0.95)
+    metric = Metric("m", higher_is_better, lambda *_: None, low=low, high=high)
+    return judge(arms["s"], arms["c"], metric, num_seeds=num_seeds, confidence=0.95)
 
 
 def right_answers(rng: np.random.Generator, skill: float, luck: Floats, ease: Floats) -> list[Statistic]:
@@ -164,6 +172,14 @@ def test_one_seed_is_no_evidence_however_large_the_difference() -> None:
     verdict = one_verdict([good], [bad])
     assert verdict.outcome == "no evidence"
     assert verdict.low < 0 < verdict.difference < verdict.high
+
+
+def test_the_interval_of_a_difference_ends_where_differences_end() -> None:
+    rng = np.random.default_rng(0)
+    student, control = ([mean_of(rng.random(20) < share) for share in shares] for shares in ((0.2, 0.9), (0.3, 0.8)))
+    free, cut = one_verdict(student, control), one_verdict(student, control, low=0.0, high=1.0)
+    assert free.low < -1 < 1 < free.high
+    assert (cut.low, cut.high, cut.difference) == (-1.0, 1.0, free.difference)
 
 
 @pytest.mark.parametrize(("differing", "outcome"), [(3, "no evidence"), (4, "no evidence"), (8, "helped")])

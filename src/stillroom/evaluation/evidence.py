@@ -74,8 +74,7 @@ def build_evidence(
     verdict = None
     if "student" in arrays and "control" in arrays:
         num_seeds = min(len(arrays["student"]), len(arrays["control"]))
-        student, control, higher = of_primary["student"], of_primary["control"], metrics[primary].higher_is_better
-        verdict = judge(student, control, num_seeds=num_seeds, measure=primary, higher_is_better=higher, confidence=confidence)
+        verdict = judge(of_primary["student"], of_primary["control"], metrics[primary], num_seeds=num_seeds, confidence=confidence)
     sliced = slice_measures(test, arrays, metric=metrics[primary], columns=slices, confidence=confidence, resamples=resamples, seed=seed)
     details = Details(
         reliability={arm: reliability_bins(_labels(test), values) for arm, values in arrays.items()} if classes else {},

@@ -168,8 +168,8 @@ def quotient(
     return Interval(value, low, high) if low is not None and high is not None else Interval(value, None, None)
 
 
-def judge(student: Estimate, control: Estimate, *, num_seeds: int, measure: str, higher_is_better: bool, confidence: float) -> Verdict:
-    """Did distillation help? `difference` is signed so that positive is better.
+def judge(student: Estimate, control: Estimate, metric: Metric, *, num_seeds: int, confidence: float) -> Verdict:
+    """Did distillation help? `difference` is signed so that positive is better; its interval is cut where no difference can lie.
 
     helped: the paired interval lies above 0. hurt: below. Else no evidence.
 
@@ -183,14 +183,16 @@ def judge(student: Estimate, control: Estimate, *, num_seeds: int, measure: str,
 
     Source: Abbott & Rosenblatt 1962, Ann. Inst. Stat. Math. 14; see also arXiv:2202.03556.
     """
-    sign = 1.0 if higher_is_better else -1.0
+    sign = 1.0 if metric.higher_is_better else -1.0
     found = interval(combine([(sign, student), (-sign, control)]), confidence)
     value = found.value
     low, high = (value if bound is None else bound for bound in (found.low, found.high))
     if num_seeds < 2 or found.low is None:
         reach = max(2 * float(stats.norm.pdf(1)) / (1 - confidence), 1.0) * abs(value)
         low, high = min(low, value - reach), max(high, value + reach)
-    return Verdict("helped" if low > 0 else "hurt" if high < 0 else "no evidence", measure, value, low, high)
+    span = metric.high - metric.low
+    low, high = max(low, -span), min(high, span)
+    return Verdict("helped" if low > 0 else "hurt" if high < 0 else "no evidence", metric.name, value, low, high)
 
 
 def _grouping(groups: NDArray[Any] | None, num_rows: int) -> tuple[Floats, Callable[[Any], Any]]:
