@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from stillroom.objectives.soft_labels import SoftLabels, build_objective, tempered, term_weights
-from stillroom.spec.objective import ObjectiveSpec
+from stillroom.objectives.soft_labels import SoftLabels, tempered, term_weights
 
 TEMPERATURES = [0.5, 1.0, 2.0, 4.0]
 WEIGHTS = [0.0, 0.1, 0.5, 1.0]
@@ -204,12 +203,6 @@ def test_extreme_logits_and_probabilities_stay_finite() -> None:
         assert np.isfinite(objective.loss(raw, p, np.array([2, 1]))).all()
         assert all(np.isfinite(part).all() for part in objective.gradient(raw, p, np.array([2, 1])))
         assert np.isfinite(objective.logit_scale(p, np.array([2, 1])))
-
-
-def test_the_job_file_sets_it() -> None:
-    assert build_objective(ObjectiveSpec(), task="classification") == SoftLabels(2.0, 0.1)
-    assert build_objective(ObjectiveSpec(temperature=4.0, hard_label_weight=0.5), task="classification") == SoftLabels(4.0, 0.5)
-    assert build_objective(ObjectiveSpec(), task="regression") == SoftLabels(1.0, 0.1)
 
 
 @pytest.mark.parametrize(("t", "w"), [(0.0, 0.1), (-1.0, 0.1), (math.nan, 0.1), (2.0, -0.1), (2.0, 1.1), (2.0, math.nan)])

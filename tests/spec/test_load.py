@@ -104,6 +104,12 @@ def test_members_of_an_ensemble_are_checked_where_they_stand() -> None:
     assert any(message.startswith("teacher.members[1].weight: = 0") for message in found)
 
 
+def test_the_temperature_is_two_and_one_where_it_has_no_meaning() -> None:
+    assert job_from(changed()).temperature == 2.0
+    assert job_from(changed(objective={"temperature": 4.0})).temperature == 4.0
+    assert job_from(changed(task="tabular-regression")).temperature == 1.0
+
+
 def test_set_overrides_any_key(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(TEXT)

@@ -63,18 +63,6 @@ def lineage_record(
     }
 
 
-def read_provenance(content: Mapping[str, Any]) -> tuple[Provenance, ...]:
-    """Every line of a lineage record: the teachers, the data, the student.
-
-    Raises:
-        ValueError: the record follows another schema.
-    """
-    if content.get("schema") != LINEAGE_SCHEMA:
-        raise ValueError(f"lineage schema is {content.get('schema')!r}; this version reads {LINEAGE_SCHEMA!r}.")
-    lines = [*content["teachers"], content["data"], content["student"]]
-    return tuple(Provenance(**{**line, "conditions": tuple(line["conditions"])}) for line in lines)
-
-
 def package_versions(names: Iterable[str] = RECORDED_PACKAGES) -> dict[str, str]:
     """The installed versions of `names`, without importing them."""
     found = {}

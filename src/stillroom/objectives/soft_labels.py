@@ -9,22 +9,15 @@ Shapes: n rows, K classes. A row of p that holds NaN has no answer; a code of -1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
 from scipy.special import log_softmax, softmax
 
-from stillroom.core.records import Task
-
-if TYPE_CHECKING:
-    from stillroom.spec.objective import ObjectiveSpec
-
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-_DEFAULT_TEMPERATURE = 2.0
 _ABSENT = 1e-15
 """The share from which a class that no answer and no label names starts; LightGBM's own floor."""
 
@@ -41,13 +34,6 @@ def tempered(p: Floats, temperature: float) -> Floats:
     """(n, K) p**(1/T), rows summing to 1; zeros stay zeros, rows of NaN stay NaN."""
     with np.errstate(divide="ignore"):
         return np.asarray(softmax(np.log(p) / temperature, axis=-1))
-
-
-def build_objective(spec: ObjectiveSpec, *, task: Task) -> SoftLabels:
-    """The objective of a job; the temperature is 1 for regression, where it has no meaning."""
-    if task == "regression":
-        return SoftLabels(1.0, spec.hard_label_weight)
-    return SoftLabels(_DEFAULT_TEMPERATURE if spec.temperature is None else spec.temperature, spec.hard_label_weight)
 
 
 @dataclass(frozen=True)
