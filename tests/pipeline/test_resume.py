@@ -101,6 +101,22 @@ def test_ctrl_c_is_130_and_the_same_command_goes_on(undisturbed: tuple[Path, Pat
     _same(tmp_path / "run", reference)
 
 
+@pytest.mark.parametrize("kilobytes", [8, 24, 64])
+def test_what_cannot_be_written_is_one_clear_error_and_no_loss(
+    undisturbed: tuple[Path, Path, float], tmp_path: Path, kilobytes: int
+) -> None:
+    # A limit on file sizes stands in for a full disk: a write fails half-way, sooner or later in the run.
+    job, reference, _ = undisturbed
+    command = f'ulimit -f {kilobytes}; exec "$0" -m stillroom.cli run "$1" --run "$2"'
+    limited = ["bash", "-c", command, sys.executable, str(job), str(tmp_path / "run")]
+    result = subprocess.run(limited, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert result.returncode == 1
+    assert "error: cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    finish(job, tmp_path / "run")
+    _same(tmp_path / "run", reference)
+
+
 def test_a_finished_run_asks_and_trains_nothing_again(undisturbed: tuple[Path, Path, float]) -> None:
     job, run, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.suffix in (".parquet", ".skops")}
