@@ -82,3 +82,29 @@ def test_every_module_says_what_it_is_for_and_stays_readable() -> None:
         text = module.read_text(encoding="utf-8")
         assert text.startswith(('"""', "# ")), f"{module} has no docstring"
         assert len(text.splitlines()) <= 450, f"{module} has outgrown a page: split it by concept"
+
+
+def test_every_module_imports_without_extras_or_names_the_missing_one() -> None:
+    # In a process that cannot find the packages of any extra. What runs without torch is listed by what must not ask for it.
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "class NoExtras:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'torch', 'transformers', 'tokenizers', 'safetensors', 'accelerate', 'onnxscript'}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, NoExtras())\n"
+        "import stillroom\n"
+        "from stillroom.core.errors import MissingExtra\n"
+        "for module in pkgutil.walk_packages(stillroom.__path__, 'stillroom.'):\n"
+        "    if module.name.endswith('__main__'): continue\n"
+        "    try: importlib.import_module(module.name)\n"
+        "    except MissingExtra as missing: print(module.name, missing.extra)\n"
+        "    else: print(module.name, 'base')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = dict(line.split() for line in result.stdout.splitlines())
+    assert len(found) > 100
+    assert {"torch", "base"} == set(found.values())
+    light = ("core", "spec", "lineage", "data", "knowledge", "evaluation", "report", "pipeline", "cli")
+    assert not [name for name, extra in found.items() if extra != "base" and name.split(".")[1] in light]
