@@ -13,8 +13,11 @@ from stillroom.spec.training import TrainingSpec
 BUILTIN_TEACHERS = ("estimator", "huggingface", "ensemble", "python")
 
 
-class TeacherBase(Spec):
+class NamedTeacher(Spec):
     name: str | None = described("How the report and the card call this teacher.", default=None)
+
+
+class TeacherBase(NamedTeacher):
     licence: str | None = described(
         "Its licence or terms, by a name of the licence table, or 'unknown' to declare that nobody knows.", default=None
     )
@@ -81,8 +84,8 @@ class MemberSpec(Spec):
     teacher: AnyTeacherSpec
 
 
-class EnsembleTeacherSpec(TeacherBase):
-    """The weighted arithmetic mean of several teachers' probabilities (Hinton et al. 2015, section 5.1)."""
+class EnsembleTeacherSpec(NamedTeacher):
+    """The weighted arithmetic mean of several teachers' probabilities (Hinton et al. 2015, section 5.1). Licences are its members'."""
 
     kind: Literal["ensemble"] = "ensemble"
     members: Annotated[tuple[MemberSpec, ...], Field(strict=False, min_length=2)]
