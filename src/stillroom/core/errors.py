@@ -42,6 +42,15 @@ class BadInput(StillroomError):
         return type(self), (self.problems,)  # so that it crosses process boundaries whole
 
 
+@contextmanager
+def collecting(problems: list[Problem]) -> Iterator[None]:
+    """Keep the problems of a BadInput in the block for later, so that all are told at once."""
+    try:
+        yield
+    except BadInput as error:
+        problems += error.problems
+
+
 class PolicyRefused(StillroomError):
     """A licence, term or policy forbids the run (exit code 3)."""
 

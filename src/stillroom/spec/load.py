@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from stillroom.core.errors import BadInput, Problem, nearest
+from stillroom.core.errors import BadInput, Problem, collecting, nearest
 from stillroom.spec.data import BUILTIN_SOURCES
 from stillroom.spec.job import Job
 from stillroom.spec.student import BUILTIN_STUDENTS
@@ -35,10 +35,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     content = _read(path)
     problems: list[Problem] = []
     for override in overrides:
-        try:
+        with collecting(problems):
             content = _overridden(content, override)
-        except BadInput as error:
-            problems += error.problems
     if problems:
         raise BadInput(problems)
     content.setdefault("name", _job_name(path.stem))
