@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stillroom.core.errors import BadInput, Problem, collecting
+from stillroom.core.errors import BadInput, Problem, collecting, for_each
 from stillroom.core.provenance import Provenance
 from stillroom.data.sources import check_files
 from stillroom.lineage.policy import (
@@ -84,12 +84,11 @@ def check_terms(job: Job, *, teacher: str = "", data: str = "", student: str = "
 
 def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: Waiver | None) -> list[Provenance]:
     if isinstance(spec, EnsembleTeacherSpec):
-        groups, problems = [], list[Problem]()
-        for i, member in enumerate(spec.members):
-            with collecting(problems):
-                groups.append(_teacher_terms(member.teacher, _member(place, i), data, waiver))
-        if problems:
-            raise BadInput(problems)
+
+        def terms(index: int) -> list[Provenance]:
+            return _teacher_terms(spec.members[index].teacher, _member(place, index), data, waiver)
+
+        groups = for_each(terms, range(len(spec.members)))
         members = [group[-1] for group in groups]
         whole = ensemble_provenance(name=spec.name or "ensemble", fingerprint="", members=members)
         return [line for group in groups for line in group] + [whole]
