@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import os
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,15 @@ def test_an_ensemble_has_the_licences_of_its_members_and_no_other() -> None:
     member = {"teacher": {"kind": "estimator", "estimator": "svm"}}
     found = messages(changed(teacher={"kind": "ensemble", "members": [member, member], "licence": "openai"}))
     assert found == ["teacher.licence: no such key; allowed: kind, members, name."]
+
+
+def test_a_kind_that_an_installed_package_adds_is_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = EntryPoints([EntryPoint("mine", "json:dumps", "stillroom.teachers")])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **wanted: added.select(**wanted))
+    job = job_from(changed(teacher={"kind": "mine", "licence": "MIT", "params": {"a": 1}}))
+    assert (job.teacher.kind, job.teacher.params) == ("mine", {"a": 1})  # type: ignore[union-attr]
+    assert messages(changed(teacher={"kind": "mine", "parms": {}})) == ["teacher.parms: no such key; did you mean 'params'?"]
+    assert messages(changed(student={"kind": "mine"}))[0].startswith("student: kind = 'mine' is not one of them;")
 
 
 def test_the_temperature_is_two_and_one_where_it_has_no_meaning() -> None:

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, ValidationInfo
+
+from stillroom.core.registry import is_plugin
 
 
 class Spec(BaseModel):
@@ -63,6 +65,22 @@ Params = dict[str, JsonValue]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+PLUGIN = "plugin"
+"""The tag of the model for a kind that an installed package adds."""
+
+
+def by_kind(group: str, builtin: tuple[str, ...]) -> Discriminator:
+    """Chooses a section's model by its `kind`: a built-in one, or `PLUGIN` for one of the entry-point group "stillroom.<group>"."""
+
+    def tag(value: object) -> str | None:
+        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        if not isinstance(kind, str):
+            return None
+        return kind if kind in builtin or not is_plugin(group, kind) else PLUGIN
+
+    return Discriminator(tag)
 
 
 def described(text: str, **rules: Any) -> Any:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from stillroom.core.errors import BadInput, Problem, collecting, nearest
+from stillroom.spec.base import PLUGIN
 from stillroom.spec.data import BUILTIN_SOURCES
 from stillroom.spec.job import Job
 from stillroom.spec.student import BUILTIN_STUDENTS
@@ -261,4 +262,4 @@ def _models_of(annotation: Any) -> list[type[BaseModel]]:
 
 def _has_tag(model: type[BaseModel], tag: str) -> bool:
     kind = model.model_fields.get("kind")
-    return kind is not None and (kind.default == tag or (tag == "plugin" and kind.is_required()))
+    return kind is not None and (kind.default == tag or (tag == PLUGIN and kind.is_required()))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
-from stillroom.core.registry import is_plugin
-from stillroom.spec.base import FilePath, Params, Spec, described
+from stillroom.spec.base import PLUGIN, FilePath, Params, Spec, by_kind, described
 from stillroom.spec.training import TrainingSpec
 
 BUILTIN_TEACHERS = ("estimator", "huggingface", "ensemble", "python")
@@ -91,20 +90,13 @@ class EnsembleTeacherSpec(NamedTeacher):
     members: Annotated[tuple[MemberSpec, ...], Field(strict=False, min_length=2)]
 
 
-def _kind(value: object) -> str | None:
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    if not isinstance(kind, str):
-        return None
-    return kind if kind in BUILTIN_TEACHERS or not is_plugin("teachers", kind) else "plugin"
-
-
 AnyTeacherSpec = Annotated[
     Annotated[EstimatorTeacherSpec, Tag("estimator")]
     | Annotated[HuggingFaceTeacherSpec, Tag("huggingface")]
     | Annotated[EnsembleTeacherSpec, Tag("ensemble")]
     | Annotated[PythonTeacherSpec, Tag("python")]
-    | Annotated[PluginTeacherSpec, Tag("plugin")],
-    Discriminator(_kind),
+    | Annotated[PluginTeacherSpec, Tag(PLUGIN)],
+    by_kind("teachers", BUILTIN_TEACHERS),
 ]
 
 MemberSpec.model_rebuild()
