@@ -67,8 +67,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-PLUGIN = "plugin"
-"""The tag of the model for a kind that an installed package adds."""
+PLUGIN = "<plugin>"
+"""The tag of the model for a kind that an installed package adds; no kind that anybody would write."""
 
 
 def by_kind(group: str, builtin: tuple[str, ...]) -> Discriminator:

@@ -227,8 +227,7 @@ def _message(detail: ErrorDetails) -> str:
         case "union_tag_not_found" if isinstance(value, Mapping):
             return f"has no 'kind' that is a word; give one of {', '.join(_KINDS[str(detail['loc'][-1])])}."
         case "union_tag_invalid":
-            expected = str(context.get("expected_tags", "")).replace("'", "").split(", ")
-            return f"kind = {context.get('tag')!r} is not one of them; {nearest(str(context.get('tag')), expected)}"
+            return f"kind = {context.get('tag')!r} is not one of them; {nearest(str(context.get('tag')), _KINDS[str(detail['loc'][-1])])}"
         case "literal_error":
             options = [option.strip("' ") for option in str(context.get("expected", "")).replace(" or ", ", ").split(",")]
             return f"= {value!r} is not allowed; {nearest(str(value), options)}"
