@@ -58,11 +58,13 @@ class Work:
         return tuple(self.job.seed + i for i in range(self.job.evaluation.seeds))
 
     def inputs(self, stage: str) -> str:
-        """The fingerprint of everything that shapes a stage's result: the data, the sections it reads, and the stages before it."""
+        """The fingerprint of everything that shapes a stage's (or a student's) result: the data, the sections it reads, and the
+        stages before it."""
         job = self.job
         sections: dict[str, list[Any]] = {
             "label": [job.task, job.seed, job.teacher, job.labelling.model_copy(update={"store": None, "batch_size": 1})],
-            "train": [job.student, job.objective, job.training, job.evaluation.seeds, job.evaluation.control],
+            "student": [job.student, job.objective, job.training],  # one of them: more seeds leave those that are trained
+            "train": [job.evaluation.seeds, job.evaluation.control],
             "evaluate": [job.evaluation],
             "export": [job.export],
             "report": [job.policy, job.name],

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
 from stillroom.report import plots, words
 from stillroom.report.data import ReportData
-from stillroom.report.measures import GROUP_TITLES, STYLES, percent, ratio, shown, shown_range, style
+from stillroom.report.measures import GROUP_TITLES, STYLES, percent, ratio, shown, shown_range, shown_work, style
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -130,6 +130,7 @@ def _findings(data: ReportData) -> dict[str, Any]:
         "provenance": [_line(line) for line in data.provenance],
         "notes": data.notes,
         "job": yaml.safe_dump(dict(data.job), sort_keys=False, allow_unicode=True),
+        "work": [(stage, shown_work(seconds)) for stage, seconds in data.seconds.items()],
         "environment": list(data.environment.items()),
     }
 
