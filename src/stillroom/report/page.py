@@ -98,6 +98,7 @@ def _figures(data: ReportData) -> dict[str, Any]:
         "trade_offs": _trade_offs(evidence, primary),
         "forests": _forests(evidence),
         "curves": _curves(data),
+        "curve_arms": [arm for arm, curve in data.details.curves.items() if len(curve) > 1],
         "reliabilities": [
             {"arm": arm, "ece": _value(evidence, arm, "ece"), "picture": plots.reliability(arm, bins, key=f"reliability-{i}")}
             for i, (arm, bins) in enumerate(data.details.reliability.items())
