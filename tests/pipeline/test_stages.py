@@ -71,6 +71,15 @@ def test_what_was_deleted_is_made_again(run: Path, finished: Path, lost: str) ->
     assert json.loads((run / "evidence.json").read_text()) == json.loads((finished / "evidence.json").read_text())
 
 
+def test_what_a_killed_run_had_half_written_is_swept_away(run: Path) -> None:
+    left = [run / ".student.999999.tmp" / "model.skops", run / "arms" / ".control-0.999999.tmp" / "model.skops", run / ".report.html.9.tmp"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    walk(run)
+    assert not [path for path in run.rglob("*") if path.name.endswith(".tmp")]
+
+
 def test_every_stage_says_how_long_it_took_and_the_report_shows_it(run: Path) -> None:
     page = (run / "report.html").read_text()
     shown = dict(re.findall(r'(\w+) <span class="num">([\d.]+)\u202fs</span>', page))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,9 +113,15 @@ class RunFolder:
                 raise BadInput.at(
                     str(self.path), "another process works on this run; wait for it, or choose another folder with --run."
                 ) from None
+            self._sweep()
             yield
         finally:
             os.close(handle)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes had half written; under the lock nobody else is writing here."""
+        for draft in (path for folder in ("", "arms", "exports", "stages") for path in (self.path / folder).glob(".*.tmp")):
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
 def read_record(path: Path) -> dict[str, Any]:
