@@ -40,6 +40,7 @@ with _without_torch():
 
 TRUSTED_PACKAGES = (*ALLOWED_PACKAGES, "stillroom")
 _HARMLESS = frozenset({"collections.OrderedDict", "collections.defaultdict", "numpy.dtype", "stillroom.models.tabular.ColumnsWithMissing"})
+_BOOSTING = frozenset({"Booster", "CatBoostClassifier", "CatBoostRegressor"})
 _NEVER = ("tests", "_testing", "testing", "conftest", "datasets", "externals")
 """Parts of the trusted packages whose classes have no place in a model."""
 
@@ -108,8 +109,8 @@ def _is_trusted(name: str) -> bool:
         return False
     if not isinstance(found, type) or found.__module__.split(".")[0] not in TRUSTED_PACKAGES:
         return False
-    # Beside estimators, scikit-learn needs its losses, trees and kernels; the boosting packages their boosters.
-    return issubclass(found, BaseEstimator) or parts[0] == "sklearn" or found.__name__ in ("Booster", "_CatBoost", "CatBoost")
+    # Beside estimators, scikit-learn needs its losses, trees and kernels; the boosting packages what is no BaseEstimator.
+    return issubclass(found, BaseEstimator) or parts[0] == "sklearn" or found.__name__ in _BOOSTING
 
 
 def _check_trees(estimator: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -44,7 +44,7 @@ class _Distilled(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     teacher: Any
     student: Any
     hard_label_weight: float
-    folds: Any
+    folds: int
     random_state: Any
 
     def __sklearn_tags__(self) -> Any:
@@ -62,7 +62,7 @@ class _Distilled(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_settings(self) -> None:
         """Refuse settings of the wrong kind; above all a teacher or a student that is no unfitted estimator of the task."""
-        if not (isinstance(self.folds, Integral) and self.folds >= 2):
+        if not (isinstance(self.folds, (int, np.integer)) and self.folds >= 2):
             raise BadInput.at("folds", f"= {self.folds!r} must be a whole number, 2 or more.")
         for name in ("temperature", "hard_label_weight"):
             if not isinstance(getattr(self, name, 1.0), Real):
