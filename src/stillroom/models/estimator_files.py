@@ -55,7 +55,7 @@ def save_estimator(estimator: object, path: Path) -> None:
         content = skops.io.dumps(estimator, compression=ZIP_DEFLATED)
         refused = [name for name in skops.io.get_untrusted_types(data=content) if not _is_trusted(name)]
         reason = f"it holds {', '.join(refused)}" if refused else ""
-    except (UnsupportedTypeException, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (UnsupportedTypeException, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error)
     if reason:
         remedy = "choose an estimator made of scikit-learn's or LightGBM's own parts."
@@ -89,7 +89,7 @@ def load_estimator(path: Path, *, place: str | None = None) -> Any:
     except BadInput:
         raise
     # skops and the estimators' own __setstate__ fail in many ways on a damaged or crafted file.
-    except (BadZipFile, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, OSError, RecursionError) as error:
+    except (BadZipFile, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[:1]
         raise BadInput.at(place, f"is damaged, or of another version: {''.join(reason) or type(error).__name__}") from error
     return estimator
