@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_random_numb
 
 def test_the_settings_are_the_callers_and_one_training_does_not_shape_the_next(tiny_bert: Make, tmp_path: Path) -> None:
     # Both are bugs that were found elsewhere: a learning rate multiplied in the job's own settings, hooks set on the class.
-    settings = {**TrainingSpec().model_dump(), "num_train_epochs": 1.0, "arguments": {"adam_beta2": 0.98, "eval_steps": 2}}
+    settings = {**TrainingSpec().model_dump(), "per_device_train_batch_size": 2, "arguments": {"adam_beta2": 0.98, "eval_steps": 2}}
     before = copy.deepcopy(settings)
     states = []
     for name, t in (("a", 2.0), ("b", 8.0), ("c", 2.0)):
