@@ -41,6 +41,7 @@ def evaluate(work: Work) -> Evaluated:
     work.listener.stage("evaluate", resumed=record is not None)
     if record is not None:
         return Evaluated(transfer, Evidence.from_json(record["evidence"]))
+    work.folder.begin("evaluate")
     with counted(work.folder.count("evaluate"), inputs) as seconds:
         evidence, details = _measure(work, transfer)
         write_json(work.folder.details, details.to_json())
