@@ -59,7 +59,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         "Written by `python benchmarks/main_job.py`. One run of each job, nothing chosen among runs; seeds are in the job files.",
         "Intervals are 95 %.",
-        "Seconds are the stages' wall time over all attempts, on a shared machine. Costs are measured with as many threads as the row `threads` says.",
+        "Seconds are the stages' wall time over all attempts, on a shared machine. Costs: with as many threads as the row `threads` says.",
         "",
     ]
     machine = results[JOBS[0]]["environment"]
