@@ -457,7 +457,8 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from stillroom.core.records import Batch
-from stillroom.models.text import load, parameters_fingerprint
+from stillroom.models.pretrained import parameters_fingerprint
+from stillroom.models.text import load
 from stillroom.objectives.soft_labels_torch import soft_label_loss
 from stillroom.spec.training import TrainingSpec
 from stillroom.training.encoder import train_encoder

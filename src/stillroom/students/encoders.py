@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stillroom.core.errors import BadInput, nearest, needs_extra
 from stillroom.models.manifest import read_manifest
-from stillroom.models.text import TextPredictor, load, load_classifier, seeded, set_labels
+from stillroom.models.pretrained import seeded
+from stillroom.models.text import TextPredictor, load, load_classifier, set_labels
 
 with needs_extra("torch", "a text student"):
     import torch

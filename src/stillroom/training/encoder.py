@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from stillroom.core.errors import BadInput, StageFailed, needs_extra
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.records import Batch, CurvePoint
-from stillroom.models.text import label_order, parameters_fingerprint, quiet, readable_length, saving, seeded
+from stillroom.models.pretrained import parameters_fingerprint, quiet, saving, seeded
+from stillroom.models.text import label_order, readable_length
 from stillroom.training.arguments import training_arguments
 from stillroom.training.checkpoints import keep_newest, mark_whole, newest_whole
 from stillroom.training.texts import LengthGroupedSampler, TokenisedTexts
