@@ -48,15 +48,15 @@ def tokenizer(request: pytest.FixtureRequest, tokenizers: dict[str, Any]) -> Any
 
 
 def learnt(sequences: Any, tokenizer: Any, row: int = 0) -> str:
-    return str(tokenizer.decode(sequences.ids[row][sequences.trained[row]]))
+    return str(tokenizer.decode(sequences.examples[row].token_ids[sequences.examples[row].trained]))
 
 
 def test_all_of_a_text_is_learnt_and_its_end(tokenizer: Any) -> None:
     text = "Once upon a time, there was a naïve 🙂 cat.\n\nThe end."
     sequences, losses = tokenise([plain_text(text)], tokenizer, max_length=64)
-    assert sequences.ids[0][-1] == tokenizer.eos_token_id
-    assert sequences.trained[0][1:].all()
-    assert not sequences.trained[0][0]
+    assert sequences.examples[0].token_ids[-1] == tokenizer.eos_token_id
+    assert sequences.examples[0].trained[1:].all()
+    assert not sequences.examples[0].trained[0]
     assert not list(losses.notes(64))
 
 
@@ -66,7 +66,7 @@ def test_bytes_are_those_of_the_trained_text(tokenizer: Any) -> None:
     # Tokenizers differ in whether a token's place includes the blank before it.
     assert abs(int(sequences.num_bytes[0]) - len(answer.encode())) <= 1
     plain, _ = tokenise([plain_text("x" + answer)], tokenizer, max_length=64)
-    first = len(tokenizer.decode(plain.ids[0][:1]).encode()) if tokenizer.bos_token_id is None else 0
+    first = len(tokenizer.decode(plain.examples[0].token_ids[:1]).encode()) if tokenizer.bos_token_id is None else 0
     assert int(plain.num_bytes[0]) == len(("x" + answer).encode()) - first
 
 
@@ -75,10 +75,10 @@ def test_a_long_text_is_learnt_whole_each_token_once(tokenizer: Any) -> None:
     whole, _ = tokenise([plain_text(text)], tokenizer, max_length=10_000)
     parts, _ = tokenise([plain_text(text)], tokenizer, max_length=16)
     assert len(parts) > 5
-    assert max(map(len, parts.ids)) == 16
-    assert parts.num_trained == whole.num_trained
+    assert max(map(len, parts.examples)) == 16
+    assert parts.num_asked == whole.num_asked
     assert np.array_equal(
-        np.concatenate([ids[mask] for ids, mask in zip(parts.ids, parts.trained, strict=True)]), whole.ids[0][whole.trained[0]]
+        np.concatenate([part.token_ids[part.trained] for part in parts.examples]), whole.examples[0].token_ids[whole.examples[0].trained]
     )
     assert parts.num_bytes.sum() == whole.num_bytes.sum()
     assert (parts.rows == 0).all()
@@ -108,7 +108,8 @@ def test_keys_are_of_the_content(tokenizer: Any) -> None:
     sequences, _ = tokenise(
         [completion("Hi you", " there"), plain_text("Hi you there"), completion("Hi you", " there")], tokenizer, max_length=16
     )
-    assert sequences.keys[0] == sequences.keys[2] != sequences.keys[1], "the same ids, other trained positions"
+    first, second, third = (example.fingerprint for example in sequences.examples)
+    assert first == third != second, "the same ids, other trained positions"
 
 
 @pytest.mark.parametrize(

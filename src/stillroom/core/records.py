@@ -31,7 +31,6 @@ __all__ = [
     "ParityCheck",
     "Provenance",
     "ReliabilityBin",
-    "Sequences",
     "SliceMeasure",
     "Task",
     "Verdict",
@@ -104,33 +103,6 @@ class Dataset:
     unlabeled: Batch | None = None
     shared_rows: int = 0
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Sequences:
-    """Tokenised examples of a language model.
-
-    Attributes:
-        ids: n arrays (L_i,) int32, token ids.
-        trained: n arrays (L_i,) bool, which tokens are learnt, each predicted from those before it; never the first.
-        keys: (n,) content fingerprint of each example's ids and trained positions.
-        num_bytes: (n,) int64, the UTF-8 bytes of text that the trained tokens stand for.
-        rows: (n,) the row of the source that each came from; a long text makes several.
-    """
-
-    ids: tuple[NDArray[np.int32], ...]
-    trained: tuple[NDArray[np.bool_], ...]
-    keys: NDArray[np.str_]
-    num_bytes: NDArray[np.int64]
-    rows: NDArray[np.intp]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def num_trained(self) -> int:
-        """Trained tokens in all."""
-        return sum(int(trained.sum()) for trained in self.trained)
 
 
 @dataclass(frozen=True, eq=False)

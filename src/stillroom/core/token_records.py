@@ -1,18 +1,86 @@
-"""A teacher's next-token distributions, as they are handed from the teacher to the store and from the store to a trainer.
+"""Tokenised examples, and a teacher's next-token distributions, as they are handed from the data to the teacher, from there
+to the store, and from the store to a trainer.
 
 Shapes: N asked positions, V tokens of the vocabulary, H the width of the teacher's last hidden layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stillroom.core.fingerprint import fingerprint
+
 SchemeKind = Literal["threshold", "sampled", "top-k", "hidden"]
 _TOP_K_UNITS = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class TokenExample:
+    """A text as a teacher and a student see it.
+
+    Attributes:
+        token_ids: (L,) whole numbers.
+        asked: (L,) bool; at True, the distribution of the token that follows is asked.
+    """
+
+    token_ids: NDArray[np.int64]
+    asked: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.token_ids.ndim != 1 or self.token_ids.shape != self.asked.shape:
+            raise ValueError(f"token_ids {self.token_ids.shape} and asked {self.asked.shape}; both have one entry a position.")
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @classmethod
+    def from_labels(cls, token_ids: Sequence[int], labels: Sequence[int], *, ignored: int = -100) -> TokenExample:
+        """From labels as trainers have them: labels[i] is the token at i, or `ignored`. Position i - 1 is asked about it."""
+        asked = np.zeros(len(token_ids), np.bool_)
+        asked[:-1] = np.asarray(labels)[1:] != ignored
+        return cls(np.asarray(token_ids, np.int64), asked)
+
+    @property
+    def trained(self) -> NDArray[np.bool_]:
+        """(L,) the tokens that are asked about, at their own places: `asked` one further."""
+        return np.concatenate([[False], self.asked[:-1]])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the token ids and the asked positions."""
+        return fingerprint("tokens", self.token_ids.astype(np.int64), self.asked.astype(np.bool_))
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Tokenised examples of a language model.
+
+    Attributes:
+        examples: n token sequences, each with at least one asked position.
+        num_bytes: (n,) int64, the UTF-8 bytes of text that each one's learnt tokens stand for.
+        rows: (n,) the row of the source that each came from; a long text makes several.
+    """
+
+    examples: tuple[TokenExample, ...]
+    num_bytes: NDArray[np.int64]
+    rows: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def num_asked(self) -> int:
+        """Tokens that are learnt, in all."""
+        return sum(int(example.asked.sum()) for example in self.examples)
+
+    def take(self, numbers: NDArray[np.intp]) -> Sequences:
+        """The examples with these numbers, in this order."""
+        return Sequences(tuple(self.examples[number] for number in numbers), self.num_bytes[numbers], self.rows[numbers])
 
 
 @dataclass(frozen=True)

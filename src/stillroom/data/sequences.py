@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.core.errors import BadInput
-from stillroom.core.fingerprint import fingerprint
-from stillroom.core.records import Sequences
+from stillroom.core.token_records import Sequences, TokenExample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,7 +136,7 @@ def tokenise(texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase, *,
         raise BadInput.at(
             "teacher.model", "has a slow tokenizer, which cannot tell where its tokens lie in a text; give its tokenizer.json."
         )
-    found = _Collected(Losses(), [], [], [], [])
+    found = _Collected(Losses(), [], [], [])
     for row, marked in enumerate(texts):
         if not any(marked.text[start:end].strip() for start, end in marked.spans):
             found.losses.blank += 1
@@ -149,7 +148,7 @@ def tokenise(texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase, *,
             found.losses.cut += int(trained[:max_length].any() and trained[max_length:].any())
             found.losses.without_answer += not trained[:max_length].any()
             found.add(row, ids[:max_length], trained[:max_length], counts[:max_length])
-    if not found.ids:
+    if not found.examples:
         raise BadInput.at("data", f"no example is left to learn from. {' '.join(found.losses.notes(max_length))}")
     return found.sequences(), found.losses
 
@@ -157,23 +156,19 @@ def tokenise(texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase, *,
 @dataclass
 class _Collected:
     losses: Losses
-    ids: list[NDArray[np.int32]]
-    trained: list[NDArray[np.bool_]]
+    examples: list[TokenExample]
     num_bytes: list[int]
     rows: list[int]
 
-    def add(self, row: int, ids: NDArray[np.int32], trained: NDArray[np.bool_], counts: NDArray[np.int64]) -> None:
+    def add(self, row: int, ids: NDArray[np.int64], trained: NDArray[np.bool_], counts: NDArray[np.int64]) -> None:
         if trained.any():
-            self.ids.append(ids)
-            self.trained.append(trained)
+            asked = np.append(trained[1:], False)
+            self.examples.append(TokenExample(ids, asked))
             self.num_bytes.append(int(counts[trained].sum()))
             self.rows.append(row)
 
     def sequences(self) -> Sequences:
-        keys = [fingerprint("tokens", ids, trained) for ids, trained in zip(self.ids, self.trained, strict=True)]
-        return Sequences(
-            tuple(self.ids), tuple(self.trained), np.array(keys), np.array(self.num_bytes, np.int64), np.array(self.rows, np.intp)
-        )
+        return Sequences(tuple(self.examples), np.array(self.num_bytes, np.int64), np.array(self.rows, np.intp))
 
 
 def _split(found: _Collected, row: int, ids: Any, trained: Any, counts: Any, max_length: int) -> None:
@@ -187,7 +182,7 @@ def _split(found: _Collected, row: int, ids: Any, trained: Any, counts: Any, max
         start += max_length - 1
 
 
-def _tokens(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
+def _tokens(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
     """Ids; which are trained (never the first: nothing predicts it); the UTF-8 bytes that each stands for."""
     coded = tokenizer(marked.text, add_special_tokens=not marked.is_rendered, return_offsets_mapping=True)
     ids, offsets = list(coded["input_ids"]), np.asarray(coded["offset_mapping"], np.int64).reshape(-1, 2)
@@ -203,7 +198,7 @@ def _tokens(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> tuple[NDA
             trained[-1] = True
     if len(trained):
         trained[0] = False
-    return np.asarray(ids, np.int32), trained, counts
+    return np.asarray(ids, np.int64), trained, counts
 
 
 def _bytes_per_token(text: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:

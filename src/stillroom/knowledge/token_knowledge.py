@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stillroom.core.errors import StageFailed
 from stillroom.core.fingerprint import fingerprint
-from stillroom.core.token_records import HiddenAnswers, TokenScheme
+from stillroom.core.token_records import HiddenAnswers, TokenExample, TokenScheme
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.token_codec import Answers, BlockFacts, decode, encode
 
@@ -29,35 +29,6 @@ _WORDS = {
     "temperature": "the temperature",
     "seed": "the seed",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class TokenExample:
-    """A text as a teacher and a student see it.
-
-    Attributes:
-        token_ids: (L,) whole numbers.
-        asked: (L,) bool; at True, the distribution of the token that follows is asked.
-    """
-
-    token_ids: NDArray[np.int64]
-    asked: NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        if self.token_ids.ndim != 1 or self.token_ids.shape != self.asked.shape:
-            raise ValueError(f"token_ids {self.token_ids.shape} and asked {self.asked.shape}; both have one entry a position.")
-
-    @classmethod
-    def from_labels(cls, token_ids: Sequence[int], labels: Sequence[int], *, ignored: int = -100) -> TokenExample:
-        """From labels as trainers have them: labels[i] is the token at i, or `ignored`. Position i - 1 is asked about it."""
-        asked = np.zeros(len(token_ids), np.bool_)
-        asked[:-1] = np.asarray(labels)[1:] != ignored
-        return cls(np.asarray(token_ids, np.int64), asked)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the token ids and the asked positions."""
-        return fingerprint("tokens", self.token_ids.astype(np.int64), self.asked.astype(np.bool_))
 
 
 @dataclass(frozen=True)
