@@ -74,7 +74,7 @@ def test_typos_come_all_at_once(job: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("data.source.train=none.csv", "data.source.train: = {folder}/none.csv: no such file."),
+        ("data.source.train=none.csv", "data.source.train: no such file: {folder}/none.csv."),
         ("data.target=il", "data.target: = 'il'"),
         ("data.numeric=[town]", "town"),
         ("teacher.estimator=random-forst", "did you mean 'random-forest'?"),

@@ -266,6 +266,11 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"split": {"kind": "time", "column": "seen_on"}},
         "data.source.train: time column 'seen_on', rows 1, 2, 3 and 117 more: '01/02/2026' is no time; allowed: numbers, or dates as ",
     ),
+    "endless time": (
+        {"seen_on": [*range(119), np.inf]},
+        {"split": {"kind": "time", "column": "seen_on"}},
+        "data.source.train: time column 'seen_on', row 120: 'inf' is no time; allowed: numbers, or dates as ",
+    ),
     "class of the latest rows only": (
         {"y": ["a", "b"] * 50 + ["late"] * 20},
         {"split": {"kind": "time", "column": "seen_on"}},
@@ -298,6 +303,47 @@ def test_a_class_of_the_test_file_that_training_lacks_is_refused(build_from: Any
         BadInput, match=r"^data.target: the test rows have class 'dead', which no training row has \(training: ill, well\); "
     ):
         build_from(patients(), test=patients(40, seed=1).assign(y=["dead"] + ["well"] * 39))
+
+
+def test_measurements_taken_for_classes_are_recognised(build_from: Any) -> None:
+    with pytest.raises(BadInput, match=r"^data.target: .* Fractions are predicted as numbers by task: tabular-regression.$"):
+        build_from(patients().assign(y=np.linspace(0.1, 9.3, N)))
+
+
+@pytest.mark.parametrize(
+    ("change", "section", "message"),
+    [
+        ({"y": [["well", "ill"]] * N}, {}, "target 'y', rows 1, 2, 3 and 117 more: a list is no single value; a row has one class."),
+        ({"y": [b"well"] * N}, {}, "target 'y', rows 1, 2, 3 and 117 more: a bytes is no single value; a row has one class."),
+        ({"clinic": [["c1"]] * N}, {"split": {"kind": "group", "column": "clinic"}}, "group column 'clinic', rows 1, 2, 3 and 117 more: a"),
+    ],
+    ids=["several classes", "bytes", "several groups"],
+)
+def test_a_list_is_no_class_and_no_group(change: dict[str, Any], section: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    patients().assign(**change).to_parquet(path)
+    spec = DataSpec.model_validate({"source": {"kind": "file", "train": str(path)}, "target": "y", **section})
+    with pytest.raises(BadInput) as caught:
+        build_dataset(spec, task="tabular-classification", seed=0)
+    assert str(caught.value).startswith(f"data.source.train: {message}")
+
+
+@pytest.mark.parametrize(("train", "test"), [("numbers", "dates"), ("dates", "numbers")])
+def test_times_that_cannot_be_compared_are_refused(train: str, test: str, build_from: Any) -> None:
+    times = {"dates": patients()["seen_on"], "numbers": np.arange(N)}
+    tables = [patients(seed=seed).assign(seen_on=times[kind]) for seed, kind in enumerate((train, test))]
+    with pytest.raises(BadInput) as caught:
+        build_from(tables[0], test=tables[1], split={"kind": "time", "column": "seen_on"})
+    assert str(caught.value).startswith(f"data.source.test: time column 'seen_on' holds {test} here, but {train} in data.source.train; ")
+
+
+def test_what_is_wrong_with_several_files_is_told_at_once(build_from: Any) -> None:
+    with pytest.raises(BadInput) as caught:
+        build_from(patients().assign(y=None), test=patients(40).assign(age="old"), unlabeled=patients(40).drop(columns="ward"))
+    assert [problem.place for problem in caught.value.problems] == ["data.source.train", "data.source.test", "data.source.unlabeled"]
+    with pytest.raises(BadInput) as caught:
+        build_from("", test=pd.DataFrame({"age": []}))
+    assert [problem.place for problem in caught.value.problems] == ["data.source.train", "data.source.test"]
 
 
 def test_a_test_file_without_target_or_features_is_refused(build_from: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from sklearn import datasets
 
 from stillroom.core.errors import BadInput
@@ -41,6 +45,12 @@ def write(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
+def parquet_bytes(names: list[str]) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(pa.Table.from_arrays([pa.array([1, 2])] * len(names), names=names), sink)
+    return sink.getvalue()
+
+
 @pytest.mark.parametrize("ending", FORMATS)
 def test_every_format_gives_the_same_table_and_the_same_keys(ending: str, tmp_path: Path) -> None:
     frame = read_table(write(TABLE, tmp_path / f"t{ending}"), place="here")
@@ -67,6 +77,30 @@ def test_long_tables_keep_every_row_in_order(tmp_path: Path) -> None:
     assert read_table(path, place="here")["n"].tolist() == [str(i) for i in range(120_001)]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_identifiers_keep_their_last_digit_beside_a_missing_one(ending: str, tmp_path: Path) -> None:
+    """Beyond 2**53 a float skips whole numbers: pandas makes floats of them where one is missing, and two of them one."""
+    ids = [None, *range(2**53, 2**53 + 9)]
+    path = tmp_path / f"t{ending}"
+    if ending == ".parquet":
+        parquet.write_table(pa.table({"id": pa.array(ids, pa.int64()), "other": pa.array([1.5] * 10)}), path)
+    elif ending == ".jsonl":
+        path.write_text("\n".join(json.dumps({"other": 1.5} if i is None else {"id": i, "other": 1.5}) for i in ids))
+    else:
+        path.write_text("id,other\n" + "".join(f"{'' if i is None else i},1.5\n" for i in ids))
+    read = read_table(path, place="here")
+    assert cells(read["id"]).tolist() == [None, *map(str, ids[1:])]
+    assert infer_columns(read[["id", "other"]]) == (Column("id", "numeric"), Column("other", "numeric"))
+
+
+def test_a_cell_may_hold_a_long_document(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    long = "word " * 50_000
+    (tmp_path / "t.csv").write_text(f"text,y\n{long},a\n")
+    assert read_table(tmp_path / "t.csv", place="here")["text"].tolist() == [long]
+    assert csv.field_size_limit() == before
+
+
 def test_a_named_index_of_a_parquet_file_is_a_column(tmp_path: Path) -> None:
     TABLE.set_index("code").to_parquet(tmp_path / "named.parquet")
     TABLE.set_axis([5, 6, 7, 8]).to_parquet(tmp_path / "plain.parquet")
@@ -83,7 +117,12 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "long row": ("t.csv", b"a,b\n1,2\n3,4,5\n", "line 3 has 3 cells, the header 2"),
     "unclosed quote": ("t.csv", b'a,b\n1,"2\n3,4\n', "line 3: unexpected end of data"),
     "two names": ("t.csv", b"a,b,a\n1,2,3\n", "two columns called 'a'"),
-    "two names in json": ("t.jsonl", b'{"a": 1}\n{"a": 2}\n{"a": [}\n', "line 3 is not JSON"),
+    "two names in parquet": ("t.parquet", parquet_bytes(["a", "b", "a"]), "two columns called 'a'"),
+    "two names in json": ("t.jsonl", b'{"a": 1}\n{"a": 2, "b": 3, "a": 4}\n', "line 2 is not JSON (key 'a' given twice)"),
+    "no json": ("t.jsonl", b'{"a": 1}\n{"a": 2}\n{"a": [}\n', "line 3 is not JSON"),
+    "half a character": ("t.jsonl", b'{"a": "\\ud83d\\ude00"}\n{"a": "\\ud83d"}\n', "line 2 holds one half of a surrogate pair"),
+    "thousands of digits": ("t.jsonl", b'{"a": %s}\n' % (b"9" * 5000), "line 1 is not JSON (Exceeds the limit"),
+    "thousands of brackets": ("t.jsonl", b"[" * 100_000, "line 1 is not JSON (maximum recursion depth"),
     "latin-1": ("t.csv", "a\nü\n".encode("latin-1"), "is not UTF-8"),
     "semicolons": ("t.csv", b"a;b\n1;2\n", "divided by ';'"),
     "no gzip": ("t.csv.gz", b"a,b\n1,2\n", "damaged gzip"),

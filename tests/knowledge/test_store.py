@@ -438,6 +438,8 @@ def test_places_that_cannot_be_stores_are_refused(tmp_path: Path) -> None:
         KnowledgeStore(tmp_path / "file")
     with pytest.raises(BadInput, match="does not exist; run 'stillroom label' first"):
         KnowledgeStore(tmp_path / "nothing", read_only=True)
+    with pytest.raises(BadInput, match="is no knowledge store; give the folder that holds 'shards', such as runs/NAME/knowledge"):
+        KnowledgeStore(tmp_path, read_only=True)  # the run's folder, say: nothing to verify is not the same as all is well
     with pytest.raises(BadInput, match="'gopher://x/y/shards' cannot be opened: Protocol not known"):
         KnowledgeStore("gopher://x/y")
     with pytest.raises(StageFailed, match="a file stands where a folder is needed"):

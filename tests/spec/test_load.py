@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import os
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,17 @@ def test_a_job_is_frozen() -> None:
         ("data__target", "y", "data.target: = 'y', but bundled sets know their own target; remove it."),
         ("teacher", {"kind": "huggingface", "model": "x"}, "teacher.kind: = 'huggingface' reads text;"),
         ("teacher", {"kind": "estimator"}, "teacher: give either 'estimator' (fitted on the spot) or 'fitted'"),
+        ("teacher", {"estimator": "svm"}, "teacher: has no 'kind' that is a word; give one of estimator, huggingface, ensemble, python."),
+        ("student", {"kind": "plugin"}, "student: kind = 'plugin' is not one of them; allowed: estimator, huggingface."),
+        ("data__source__kind", "csv", "data.source: kind = 'csv' is not one of them; allowed: file, sklearn."),
+        ("teacher", "svm", "teacher: = 'svm' must be a section with keys and values."),
+        ("teacher__params", {"a": [1, float("inf")]}, "teacher.params.a[1]: = inf: input should be a finite number."),
+        ("data__ignore", [2020], "data.ignore[0]: = 2020 is no text; put it in quotes."),
+        ("data__source", {"kind": "file", "train": ""}, "data.source.train: is empty; give a path, or leave the key out."),
+        ("data__source", {"kind": "file", "train": "rows/${A}.csv"}, "data.source.train: = 'rows/${A}.csv': a variable is written ${NAME}"),
+        ("name", "..", "name: = '..': string should match pattern"),
+        ("policy__waiver", {"reason": " ", "signed_by": "A. Person", "date": "2026-11-01"}, "policy.waiver.reason: = ' ': string should"),
+        ("policy__waiver", {"reason": "x", "signed_by": "y", "date": "20261101"}, "policy.waiver.date: = '20261101' is no date;"),
     ],
 )
 def test_a_mistake_names_its_place_and_the_remedy(place: str, value: Any, expected: str) -> None:
@@ -89,6 +102,11 @@ def test_a_mistake_names_its_place_and_the_remedy(place: str, value: Any, expect
 def test_all_problems_come_at_once() -> None:
     found = messages(changed(objective__temprature=4, seed=-1, data__source__name="digit", evaluation__seeds=0))
     assert [message.split(":")[0] for message in found] == ["seed", "data.source.name", "objective.temprature", "evaluation.seeds"]
+
+
+def test_a_misspelt_key_hides_nothing_that_shows_only_between_sections() -> None:
+    found = messages(changed(objective__temprature=4, evaluation__primary="r2"))
+    assert [message.split(":")[0] for message in found] == ["objective.temprature", "evaluation.primary"]
 
 
 def test_a_missing_section_is_named() -> None:
@@ -104,6 +122,21 @@ def test_members_of_an_ensemble_are_checked_where_they_stand() -> None:
     assert any(message.startswith("teacher.members[1].weight: = 0") for message in found)
 
 
+def test_an_ensemble_has_the_licences_of_its_members_and_no_other() -> None:
+    member = {"teacher": {"kind": "estimator", "estimator": "svm"}}
+    found = messages(changed(teacher={"kind": "ensemble", "members": [member, member], "licence": "openai"}))
+    assert found == ["teacher.licence: no such key; allowed: kind, members, name."]
+
+
+def test_a_kind_that_an_installed_package_adds_is_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = EntryPoints([EntryPoint("mine", "json:dumps", "stillroom.teachers")])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **wanted: added.select(**wanted))
+    job = job_from(changed(teacher={"kind": "mine", "licence": "MIT", "params": {"a": 1}}))
+    assert (job.teacher.kind, job.teacher.params) == ("mine", {"a": 1})  # type: ignore[union-attr]
+    assert messages(changed(teacher={"kind": "mine", "parms": {}})) == ["teacher.parms: no such key; did you mean 'params'?"]
+    assert messages(changed(student={"kind": "mine"}))[0].startswith("student: kind = 'mine' is not one of them;")
+
+
 def test_the_temperature_is_two_and_one_where_it_has_no_meaning() -> None:
     assert job_from(changed()).temperature == 2.0
     assert job_from(changed(objective={"temperature": 4.0})).temperature == 4.0
@@ -117,12 +150,64 @@ def test_set_overrides_any_key(tmp_path: Path) -> None:
     assert (job.objective.temperature, job.evaluation.slices, job.name) == (4, ("a", "b"), "other")
 
 
-@pytest.mark.parametrize("override", ["objective.temperature", "=3", "task.kind=x", "seed=[1"])
+def test_set_reaches_the_members_of_an_ensemble_and_an_empty_section(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    member = "teacher: {kind: estimator, estimator: svm}"
+    path.write_text(TEXT.replace("kind: estimator, estimator: extra-trees", f"kind: ensemble, members: [{{{member}}}, {{{member}}}]"))
+    job = load_job(path, ["teacher.members[1].weight=3", "teacher.members[0].teacher.params.C=2"])
+    assert [member.weight for member in job.teacher.members] == [1.0, 3]  # type: ignore[union-attr]
+    assert [member.teacher.params for member in job.teacher.members] == [{"C": 2}, {}]  # type: ignore[union-attr]
+    path.write_text(TEXT + "objective:\n")
+    assert load_job(path, ["objective.temperature=4"]).temperature == 4
+
+
+def test_set_changes_one_section_where_an_alias_makes_two_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "task: tabular-classification\ndata: {source: {kind: sklearn, name: digits}}\n"
+        "teacher: {kind: estimator, estimator: extra-trees, params: &shared {max_depth: 3}}\n"
+        "student: {kind: estimator, estimator: lightgbm, params: *shared}\n"
+    )
+    job = load_job(path, ["student.params.max_depth=9"])
+    assert (job.teacher.params, job.student.params) == ({"max_depth": 3}, {"max_depth": 9})  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["objective.temperature", "=3", "task.kind=x", "seed=[1", "seed=" + "9" * 5000, "objective..seed=3", "data.ignore[0]=x", "[0]=1"],
+    ids=lambda override: override[:30],
+)
 def test_a_bad_override_says_so(tmp_path: Path, override: str) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(TEXT)
     with pytest.raises(BadInput, match="--set"):
         load_job(path, [override])
+
+
+def test_every_bad_override_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(TEXT)
+    with pytest.raises(BadInput) as caught:
+        load_job(path, ["seed", "seed=3", "=4"])
+    assert [problem.place for problem in caught.value.problems] == ["--set seed", "--set =4"]
+
+
+def test_numbers_and_dates_are_read_as_people_write_them(tmp_path: Path) -> None:
+    """YAML 1.1, which PyYAML reads, takes 5e-5 for a word and 2026-11-01 for a date."""
+    path = tmp_path / "job.yaml"
+    path.write_text(TEXT + "policy: {waiver: {reason: consent, signed_by: A. Person, date: 2026-11-01}}\n")
+    job = load_job(path, ["training.learning_rate=5e-5", "training.weight_decay=1.e-3", "data.ignore=[2026-13-45, e5, '5e-5']"])
+    assert (job.training.learning_rate, job.training.weight_decay) == (5e-5, 1e-3)
+    assert job.policy.waiver is not None
+    assert job.policy.waiver.date == "2026-11-01"
+    assert job.data.ignore == ("2026-13-45", "e5", "5e-5")
+    assert load_text(dump_job(job), tmp_path, "job") == job
+
+
+def test_a_file_name_with_blanks_names_the_run_all_the_same(tmp_path: Path) -> None:
+    for file, name in (("my job (2).yaml", "my-job-2"), ("..yaml", "job"), ("zähler.v2.yaml", "zähler.v2")):
+        (tmp_path / file).write_text(TEXT)
+        assert load_job(tmp_path / file).name == name
 
 
 def test_paths_follow_the_file_and_variables_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +224,8 @@ def test_paths_follow_the_file_and_variables_the_working_directory(tmp_path: Pat
     assert train("${ROWS:-../rows}/a.csv") == str(tmp_path.parent / "rows" / "a.csv")
     monkeypatch.setenv("ROWS", "elsewhere")
     assert train("${ROWS:-../rows}/a.csv") == os.path.join(os.getcwd(), "elsewhere", "a.csv")  # noqa: PTH109, PTH118
+    monkeypatch.setenv("ROWS", "")  # as good as unset: "/a.csv" would be a file that nobody named
+    assert train("${ROWS:-../rows}/a.csv") == str(tmp_path.parent / "rows" / "a.csv")
     monkeypatch.delenv("ROWS")
     with pytest.raises(BadInput, match="the variable ROWS is not set"):
         train("${ROWS}/a.csv")
@@ -150,6 +237,10 @@ def test_paths_follow_the_file_and_variables_the_working_directory(tmp_path: Pat
         ("task: [", "is not valid YAML"),
         ("a: 1\na: 2\n", "the key 'a' is given twice"),
         ("- 1\n", "must hold keys and values"),
+        ("a: 1\n? [b, c]\n: 2\n", r"job\.yaml:2: is not valid YAML: a key must be a single word"),
+        ("a: 1\n2: x\n", r"job\.yaml:2: is not valid YAML: the key '2' is no text; put it in quotes"),
+        ("a: !!timestamp 2026-13-45\n", "is not valid YAML: month must be in 1..12"),
+        ("a: \a\n", "is not valid YAML: unacceptable character"),
         ("!!python/object/apply:os.system ['true']\n", "is not valid YAML"),
     ],
 )
@@ -165,6 +256,8 @@ def test_a_missing_or_binary_file(tmp_path: Path) -> None:
         load_job(tmp_path / "none.yaml")
     with pytest.raises(BadInput, match="is a folder"):
         load_job(tmp_path)
+    with pytest.raises(BadInput, match="cannot be read: File name too long"):
+        load_job(tmp_path / ("x" * 300))
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="is not UTF-8"):
         load_job(tmp_path / "b.yaml")

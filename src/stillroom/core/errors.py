@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,27 @@ class BadInput(StillroomError):
 
     def __reduce__(self) -> tuple[type[BadInput], tuple[tuple[Problem, ...]]]:
         return type(self), (self.problems,)  # so that it crosses process boundaries whole
+
+
+@contextmanager
+def collecting(problems: list[Problem]) -> Iterator[None]:
+    """Keep the problems of a BadInput in the block for later, so that all are told at once."""
+    try:
+        yield
+    except BadInput as error:
+        problems += error.problems
+
+
+def for_each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """[function(item) for item in items]; where several are refused, one BadInput names the problems of all."""
+    results: list[R] = []
+    problems: list[Problem] = []
+    for item in items:
+        with collecting(problems):
+            results.append(function(item))
+    if problems:
+        raise BadInput(problems)
+    return results
 
 
 class PolicyRefused(StillroomError):

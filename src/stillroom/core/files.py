@@ -70,7 +70,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Yields a draft folder beside `path`. An older folder at `path` is replaced.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
@@ -81,12 +81,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb") as handle:
                         os.fsync(handle.fileno())
-            if path.exists():
-                shutil.rmtree(path)
+            if path.is_dir():
+                path.rename(old)  # aside in one step: killed while it is deleted, half of it would pass for the whole
             draft.rename(path)
             _sync_folder(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -113,7 +113,7 @@ def _encode(fact: object, write: Callable[[bytes], None]) -> None:
 def _encode_array(fact: object, write: Callable[[bytes], None]) -> None:
     import numpy as np
 
-    array = np.ascontiguousarray(fact)
+    array = np.asarray(fact, order="C")  # ascontiguousarray would make a list of a scalar
     if array.dtype.hasobject:
         raise TypeError("an object array has no fixed bytes; convert it to a plain dtype or a list.")
     if array.dtype.byteorder == ">":

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stillroom.core.errors import BadInput, Problem, nearest
+from stillroom.core.errors import BadInput, Problem, for_each, nearest
 from stillroom.core.fingerprint import row_fingerprints
 from stillroom.core.records import Batch, Column, Dataset, Task
-from stillroom.data.columns import cells, coerce, column_notes, infer_columns, numbers, rows_named
+from stillroom.data.columns import cells, coerce, column_notes, infer_columns, nested, numbers, rows_named
 from stillroom.data.sources import BUNDLED_TARGET, bundled_table, check_files, read_table
 from stillroom.data.splits import limited, split_rows
 from stillroom.data.targets import class_names, encode, read_labels, read_values
@@ -41,7 +41,12 @@ def build_dataset(spec: DataSpec, *, task: JobTask, seed: int) -> Dataset:
         raise BadInput(problems)
     kind_of_task: Task = "regression" if task == "tabular-regression" else "classification"
     columns = _feature_columns(spec, tables[_TRAIN], target, task)
-    batches = {place: _batch(frame, columns, spec, target, kind_of_task, place) for place, frame in tables.items()}
+
+    def batch(place: str) -> Batch:
+        return _batch(tables[place], columns, spec, target, kind_of_task, place)
+
+    batches = dict(zip(tables, for_each(batch, tables), strict=True))
+    _check_times_alike(spec, batches)
     notes = list(column_notes(tables[_TRAIN], batches[_TRAIN].features, columns, (*spec.numeric, *spec.categorical)))
     notes += _unread_notes(spec, tables, columns, target)
     batches, limit_notes = _limit(spec, batches, kind_of_task, seed)
@@ -58,7 +63,11 @@ def _read_tables(spec: DataSpec) -> dict[str, pd.DataFrame]:
     paths = {place: Path(name) for place, name in named.items() if name is not None}
     if problems := check_files(paths):
         raise BadInput(problems)
-    return {place: read_table(path, place=place, missing_values=source.missing_values) for place, path in paths.items()}
+
+    def read(place: str) -> pd.DataFrame:
+        return read_table(paths[place], place=place, missing_values=source.missing_values)
+
+    return dict(zip(paths, for_each(read, paths), strict=True))
 
 
 def _column_problems(spec: DataSpec, tables: dict[str, pd.DataFrame], target: str, task: JobTask) -> Iterator[Problem]:
@@ -129,6 +138,8 @@ def _check_text(texts: pd.Series[Any], place: str) -> None:
 
 
 def _groups(column: pd.Series[Any], place: str) -> NDArray[np.str_]:
+    if found := nested(column):
+        raise BadInput.at(place, f"group column {column.name!r}, {found}; name each group by one word or number.")
     names = cells(column)
     missing = np.array([name is None for name in names], dtype=np.bool_)
     if missing.any():
@@ -140,10 +151,10 @@ def _groups(column: pd.Series[Any], place: str) -> NDArray[np.str_]:
 
 def _times(column: pd.Series[Any], place: str) -> NDArray[Any]:
     """(n,) float64 where every cell is a number, else datetime64 from ISO 8601."""
-    values, bad = numbers(column)
+    values, words = numbers(column)
     times: NDArray[Any] = values
-    missing = np.isnan(values) & ~bad
-    if bad.any():
+    missing, bad = np.isnan(values) & ~words, np.isinf(values)
+    if words.any():
         texts = pd.Series(cells(column), dtype=object)
         parsed = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce").dt.tz_localize(None)
         bad = parsed.isna().to_numpy() & ~missing
@@ -155,6 +166,17 @@ def _times(column: pd.Series[Any], place: str) -> NDArray[Any]:
     if missing.any():
         raise BadInput.at(place, f"time column {column.name!r}, {rows_named(missing)}: no time; fill it in, or remove these rows.")
     return times
+
+
+def _check_times_alike(spec: DataSpec, batches: dict[str, Batch]) -> None:
+    def written(batch: Batch) -> str:
+        return "numbers" if batch.times is not None and batch.times.dtype.kind == "f" else "dates"
+
+    wanted = written(batches[_TRAIN])
+    odd = [place for place, batch in batches.items() if batch.times is not None and written(batch) != wanted]
+    if odd:
+        found = f"time column {spec.split.column!r} holds {written(batches[odd[0]])} here, but {wanted} in {_TRAIN}"
+        raise BadInput(Problem(place, f"{found}; write them alike, else nobody can tell which row is later.") for place in odd)
 
 
 def _limit(spec: DataSpec, batches: dict[str, Batch], task: Task, seed: int) -> tuple[dict[str, Batch], list[str]]:

@@ -101,6 +101,18 @@ def numbers(column: pd.Series[Any]) -> tuple[NDArray[np.float64], NDArray[np.boo
     return values[where], (np.isnan(values) & ~missing)[where]
 
 
+def nested(column: pd.Series[Any]) -> str | None:
+    """Which cells hold a list, an object or bytes, each no single value: "row 3: a list is no single value"; None if none does."""
+    if column.dtype != object:
+        return None
+    values = column.tolist()
+    odd = np.array([isinstance(value, list | dict | tuple | set | bytes | np.ndarray) for value in values], dtype=np.bool_)
+    if not odd.any():
+        return None
+    kind = type(values[int(odd.argmax())]).__name__.replace("ndarray", "list")
+    return f"{rows_named(odd)}: a {kind} is no single value"
+
+
 def rows_named(rows: NDArray[np.bool_]) -> str:
     """ "row 3", "rows 3, 7, 9", "rows 3, 7, 9 and 12 more": where a mask is true, counted from 1."""
     where = [int(row) + 1 for row in np.flatnonzero(rows)]
@@ -165,12 +177,9 @@ def _cell(value: Any, verbatim: bool) -> str | None:
 
 def _cell_problems(column: pd.Series[Any], kind: ColumnKind, place: str) -> Iterator[Problem]:
     where = f"column {column.name!r}"
-    if column.dtype == object:
-        nested = np.array([isinstance(v, list | dict | tuple | set | bytes | np.ndarray) for v in column.tolist()], dtype=np.bool_)
-        if nested.any():
-            found = type(column.tolist()[int(nested.argmax())]).__name__
-            yield Problem(place, f"{where}, {rows_named(nested)}: a {found} is no single value; spread it over columns, or ignore it.")
-            return
+    if found := nested(column):
+        yield Problem(place, f"{where}, {found}; spread it over columns, or ignore it.")
+        return
     if kind != "numeric":
         return
     values, bad = numbers(column)

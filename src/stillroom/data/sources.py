@@ -25,6 +25,9 @@ BUNDLED_TARGET = "target"
 """How the column to predict is called in every bundled set."""
 
 _ROWS_AT_ONCE = 50_000
+_LARGEST_CELL = 2**31 - 1
+_EXACT = 2**53
+"""Beyond it float64 skips whole numbers, so that two identifiers would become one."""
 
 
 def check_files(files: Mapping[str, Path]) -> list[Problem]:
@@ -107,6 +110,7 @@ def _delimited(file: TextIO, delimiter: str, path: Path, place: str) -> pd.DataF
     import pandas as pd
 
     reader = csv.reader(file, delimiter=delimiter, strict=True)
+    limit = csv.field_size_limit(_LARGEST_CELL)  # csv's own, 128 KiB, is less than a long document
     try:
         header = next(reader, None)
         if header is None:
@@ -119,6 +123,8 @@ def _delimited(file: TextIO, delimiter: str, path: Path, place: str) -> pd.DataF
             blocks.append(pd.DataFrame(block, columns=names, dtype="string"))
     except csv.Error as error:
         raise BadInput.at(place, f"{path}, line {reader.line_num}: {error}; mend the quotes or copy the file again.") from error
+    finally:
+        csv.field_size_limit(limit)
     return pd.concat(blocks, ignore_index=True)
 
 
@@ -146,23 +152,44 @@ def _json_lines(file: TextIO, path: Path, place: str) -> pd.DataFrame:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput.at(place, f"{path}, line {number} is not JSON ({error.msg}); each line must be one object.") from error
+            record = json.loads(line, object_pairs_hook=_once_each)
+            if "\\u" in line:
+                json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            reason = "one half of a surrogate pair, which is no character; write both halves, or the character itself"
+            raise BadInput.at(place, f"{path}, line {number} holds {reason}.") from error
+        except (ValueError, RecursionError) as error:  # besides broken syntax: a doubled key, thousands of digits or brackets
+            reason = getattr(error, "msg", str(error))
+            raise BadInput.at(place, f"{path}, line {number} is not JSON ({reason}); each line must be one object.") from error
         if not isinstance(record, dict):
             raise BadInput.at(place, f"{path}, line {number} holds a {type(record).__name__}; each line must be one object.")
         records.append(record)
-    return pd.DataFrame(records)
+    frame = pd.DataFrame(records)
+    for name in frame.select_dtypes("float").columns:
+        if frame[name].abs().max() >= _EXACT:  # whole numbers beside a missing one: pandas has made fractions of them
+            frame[name] = pd.Series([record.get(name) for record in records], dtype=object)
+    return frame
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} given twice")
+    return record
 
 
 def _parquet(path: Path, place: str) -> pd.DataFrame:
+    import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
 
+    whole_numbers = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}  # else fractions, where one is missing: see _EXACT
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
         table.validate(full=True)
-        frame: pd.DataFrame = table.to_pandas()
+        frame: pd.DataFrame = table.to_pandas(types_mapper=whole_numbers.get)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise BadInput.at(place, f"{path} is not a whole Parquet file ({reason}); copy or write it again.") from error

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stillroom.core.errors import BadInput
-from stillroom.data.columns import cells, numbers, rows_named
+from stillroom.data.columns import cells, nested, numbers, rows_named
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-
+_FRACTION = re.compile(r"-?[0-9]*\.[0-9]+(e-?[0-9]+)?")
 _REMEDY = "fill them in, remove the rows, or move training rows to a file of their own for data.source.unlabeled."
 
 
@@ -22,8 +23,10 @@ def read_labels(column: pd.Series[Any], *, place: str) -> NDArray[Any]:
     """(n,) object array of class names.
 
     Raises:
-        BadInput: a row without a label.
+        BadInput: a row without a label, or with several.
     """
+    if found := nested(column):
+        raise BadInput.at(place, f"target {column.name!r}, {found}; a row has one class.")
     labels = cells(column)
     missing = np.array([label is None for label in labels], dtype=np.bool_)
     if missing.any():
@@ -67,7 +70,9 @@ def encode(labels: NDArray[Any], classes: tuple[str, ...], *, part: str) -> NDAr
     if unknown := class_names(label for label in set(labels) if label not in code):
         known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         found = f"the {part} rows have class {', '.join(map(repr, unknown[:10]))}, which no training row has (training: {known})"
-        raise BadInput.at("data.target", f"{found}; add training rows of it, change data.split, or remove the {part} rows.")
+        # Measurements taken for classes: nearly every one is a class of its own.
+        other = " Fractions are predicted as numbers by task: tabular-regression." if all(map(_FRACTION.fullmatch, unknown)) else ""
+        raise BadInput.at("data.target", f"{found}; add training rows of it, change data.split, or remove the {part} rows.{other}")
     return np.array([code[label] for label in labels], dtype=np.int64)
 
 

@@ -51,7 +51,7 @@ class KnowledgeStore:
             journals: the local folder of the journals; absent: inside a local store, in the user's cache folder for a URL.
 
         Raises:
-            BadInput: a read-only location that does not exist, a URL of an unknown kind.
+            BadInput: a read-only location that is no store, a URL of an unknown kind.
             StageFailed: the folder cannot be written, or a file in it is damaged.
         """
         self.location = str(location).rstrip("/") or "/"
@@ -59,6 +59,8 @@ class KnowledgeStore:
         self.shards, local = shard_folder(self.location)
         if read_only and local is not None and not local.exists():
             raise BadInput.at("store", f"{local} does not exist; run 'stillroom label' first.")
+        if read_only and local is not None and not any((local / part).is_dir() for part in ("shards", "journals")):
+            raise BadInput.at("store", f"{local} is no knowledge store; give the folder that holds 'shards', such as runs/NAME/knowledge.")
         self._journal_folder = journals or (local / "journals" if local else _cache_folder() / "journals" / fingerprint(self.location))
         self._threads = RLock()
         self._processes = FileLock(self._journal_folder / "lock", thread_local=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stillroom.core.errors import BadInput, Problem
+from stillroom.core.errors import BadInput, Problem, collecting, for_each
 from stillroom.core.provenance import Provenance
+from stillroom.data.sources import check_files
 from stillroom.lineage.policy import (
     PRETRAINED_PACKAGES,
     Waiver,
@@ -49,12 +51,15 @@ def check_job(job: Job) -> Terms:
     """Everything about a job that can be refused without loading a library or a row: its files and its terms.
 
     Raises:
-        BadInput: files are missing, all of them named; or a licence has to be declared.
+        BadInput: files that are missing and licences that have to be declared; all of them.
         PolicyRefused: the terms of the teacher or the data forbid the job.
     """
-    if problems := _missing_files(job):
+    problems = [*_file_problems(job), *_fitted_problems(job.teacher, "teacher")]
+    with collecting(problems):
+        terms = check_terms(job)
+    if problems:
         raise BadInput(problems)
-    return check_terms(job)
+    return terms
 
 
 def check_terms(job: Job, *, teacher: str = "", data: str = "", student: str = "") -> Terms:
@@ -79,7 +84,11 @@ def check_terms(job: Job, *, teacher: str = "", data: str = "", student: str = "
 
 def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: Waiver | None) -> list[Provenance]:
     if isinstance(spec, EnsembleTeacherSpec):
-        groups = [_teacher_terms(m.teacher, f"{place}.members[{i}].teacher", data, waiver) for i, m in enumerate(spec.members)]
+
+        def terms(index: int) -> list[Provenance]:
+            return _teacher_terms(spec.members[index].teacher, _member(place, index), data, waiver)
+
+        groups = for_each(terms, range(len(spec.members)))
         members = [group[-1] for group in groups]
         whole = ensemble_provenance(name=spec.name or "ensemble", fingerprint="", members=members)
         return [line for group in groups for line in group] + [whole]
@@ -90,7 +99,7 @@ def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: W
         name=teacher_name(spec),
         kind=spec.kind,
         fingerprint="",
-        licence=spec.licence or _licence_of_folder(spec),
+        licence=spec.licence or _licence_of_folder(spec, place),
         place=f"{place}.licence",
         fitted_here=fitted_here,
         data=data,
@@ -111,21 +120,30 @@ def _package(estimator: str) -> str:
     return estimator.partition(".")[0]
 
 
-def _licence_of_folder(spec: AnyTeacherSpec) -> str | None:
+def _member(place: str, index: int) -> str:
+    return f"{place}.members[{index}].teacher"
+
+
+def _licence_of_folder(spec: AnyTeacherSpec, place: str) -> str | None:
     """The licence in the model card beside local weights, where there is one."""
     if not isinstance(spec, HuggingFaceTeacherSpec):
         return None
-    card = Path(locate_model(spec.model)) / "README.md"
-    return licence_from_model_card(card.read_text(encoding="utf-8")) if card.is_file() else None
+    card = Path(locate_model(spec.model, f"{place}.model")) / "README.md"
+    # errors="replace": one odd byte in somebody's prose does not make the licence above it unreadable.
+    return licence_from_model_card(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
 
 
-def _missing_files(job: Job) -> list[Problem]:
+def _file_problems(job: Job) -> list[Problem]:
     source = job.data.source
-    named = {}
-    if isinstance(source, FileSourceSpec):
-        named = {"data.source.train": source.train, "data.source.test": source.test, "data.source.unlabeled": source.unlabeled}
-    return [
-        Problem(key, f"= {path}: no such file. Give one that is there, or set the variable in the job's path to its folder.")
-        for key, path in named.items()
-        if path is not None and not Path(path).is_file()
-    ]
+    if not isinstance(source, FileSourceSpec):
+        return []
+    named = {"train": source.train, "test": source.test, "unlabeled": source.unlabeled}
+    return check_files({f"data.source.{key}": Path(path) for key, path in named.items() if path is not None})
+
+
+def _fitted_problems(spec: AnyTeacherSpec, place: str) -> Iterator[Problem]:
+    if isinstance(spec, EnsembleTeacherSpec):
+        for i, member in enumerate(spec.members):
+            yield from _fitted_problems(member.teacher, _member(place, i))
+    elif isinstance(spec, EstimatorTeacherSpec) and spec.fitted is not None and not Path(spec.fitted).is_file():
+        yield Problem(f"{place}.fitted", f"no such file: {spec.fitted}. Give a file written by skops.io.dump.")

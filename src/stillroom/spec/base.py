@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, ValidationInfo
+
+from stillroom.core.registry import is_plugin
 
 
 class Spec(BaseModel):
@@ -26,21 +28,24 @@ def _resolve_path(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str):
         return value
     folder = Path((info.context or {}).get("folder", "."))
+    if not value:
+        raise ValueError("is empty; give a path, or leave the key out.")
     if match := _VARIABLE.match(value):
         name, default = match["name"], match["default"]
-        if name in os.environ:
-            value, folder = os.environ[name] + value[match.end() :], Path()
+        if content := os.environ.get(name):  # an empty one counts as unset, as in a shell
+            value, folder = content + value[match.end() :], Path()
         elif default is not None:
             value = default + value[match.end() :]
         else:
             raise ValueError(f"the variable {name} is not set; set it, or give a default: ${{{name}:-folder}}.")
+    elif "${" in value:
+        raise ValueError(f"= {value!r}: a variable is written ${{NAME}} or ${{NAME:-default}}, and stands at the start of the path.")
     if "://" in value:
         return value
-    path = (folder / Path(value).expanduser()).absolute()
-    return os.path.normpath(path)
+    return os.path.normpath((folder / os.path.expanduser(value)).absolute())  # noqa: PTH111 - Path's raises where ~NAME is nobody
 
 
-FilePath = Annotated[str, BeforeValidator(_resolve_path), Field(min_length=1)]
+FilePath = Annotated[str, BeforeValidator(_resolve_path)]
 """A path, made absolute; a URL stays as it is. `${NAME}` and `${NAME:-default}` at its start are taken from the environment."""
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -60,6 +65,22 @@ Params = dict[str, JsonValue]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+PLUGIN = "<plugin>"
+"""The tag of the model for a kind that an installed package adds; no kind that anybody would write."""
+
+
+def by_kind(group: str, builtin: tuple[str, ...]) -> Discriminator:
+    """Chooses a section's model by its `kind`: a built-in one, or `PLUGIN` for one of the entry-point group "stillroom.<group>"."""
+
+    def tag(value: object) -> str | None:
+        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        if not isinstance(kind, str):
+            return None
+        return kind if kind in builtin or not is_plugin(group, kind) else PLUGIN
+
+    return Discriminator(tag)
 
 
 def described(text: str, **rules: Any) -> Any:

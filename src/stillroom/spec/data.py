@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from stillroom.spec.base import ColumnNames, FilePath, Fraction, Names, Spec, described
 
@@ -29,6 +29,7 @@ class FileSourceSpec(Spec):
     )
 
 
+BUILTIN_SOURCES = ("sklearn", "file")
 SourceSpec = Annotated[SklearnSourceSpec | FileSourceSpec, Field(discriminator="kind")]
 
 
@@ -59,4 +60,3 @@ class DataSpec(Spec):
         "Share of the training rows whose labels are set aside: they become the pool.", default=0.0
     )
     licence: str | None = described("The licence of the data, for the record and the model card.", default=None)
-    extra: dict[str, JsonValue] = described("Free notes about the data, copied to the lineage record.", default={})

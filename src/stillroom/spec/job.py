@@ -26,7 +26,9 @@ _REGRESSION_MEASURES = ("r2", "mae", "rmse")
 class Job(Spec):
     """One distillation, from data to report."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = described("Names the run's folder; default: the file's name.", default=None)
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = described(
+        "Names the run's folder; default: the file's name.", default=None
+    )
     task: JobTask = described("What is predicted from what.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = described("Everything random in the job is drawn from it.", default=0)
     data: DataSpec

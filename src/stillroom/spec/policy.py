@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import StringConstraints, field_validator
 
 from stillroom.spec.base import Spec, described
 
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class WaiverSpec(Spec):
@@ -22,7 +22,12 @@ class WaiverSpec(Spec):
     @field_validator("date")
     @classmethod
     def _is_a_date(cls, value: str) -> str:
-        date.fromisoformat(value)
+        try:
+            written = date.fromisoformat(value).isoformat()
+        except ValueError:
+            written = ""
+        if value != written:
+            raise ValueError(f"= {value!r} is no date; write it as YYYY-MM-DD.")
         return value
 
 

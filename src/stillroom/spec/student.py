@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
-from stillroom.core.registry import is_plugin
-from stillroom.spec.base import Params, Spec, described
+from stillroom.spec.base import PLUGIN, Params, Spec, by_kind, described
 
 BUILTIN_STUDENTS = ("estimator", "huggingface")
 
@@ -56,16 +55,9 @@ class PluginStudentSpec(Spec):
     params: Params = described("Whatever the plugin takes.", default={})
 
 
-def _kind(value: object) -> str | None:
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    if not isinstance(kind, str):
-        return None
-    return kind if kind in BUILTIN_STUDENTS or not is_plugin("students", kind) else "plugin"
-
-
 AnyStudentSpec = Annotated[
     Annotated[EstimatorStudentSpec, Tag("estimator")]
     | Annotated[HuggingFaceStudentSpec, Tag("huggingface")]
-    | Annotated[PluginStudentSpec, Tag("plugin")],
-    Discriminator(_kind),
+    | Annotated[PluginStudentSpec, Tag(PLUGIN)],
+    by_kind("students", BUILTIN_STUDENTS),
 ]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
-from stillroom.core.registry import is_plugin
-from stillroom.spec.base import FilePath, Params, Spec, described
+from stillroom.spec.base import PLUGIN, FilePath, Params, Spec, by_kind, described
 from stillroom.spec.training import TrainingSpec
 
 BUILTIN_TEACHERS = ("estimator", "huggingface", "ensemble", "python")
 
 
-class TeacherBase(Spec):
+class NamedTeacher(Spec):
     name: str | None = described("How the report and the card call this teacher.", default=None)
+
+
+class TeacherBase(NamedTeacher):
     licence: str | None = described(
         "Its licence or terms, by a name of the licence table, or 'unknown' to declare that nobody knows.", default=None
     )
@@ -81,18 +83,11 @@ class MemberSpec(Spec):
     teacher: AnyTeacherSpec
 
 
-class EnsembleTeacherSpec(TeacherBase):
-    """The weighted arithmetic mean of several teachers' probabilities (Hinton et al. 2015, section 5.1)."""
+class EnsembleTeacherSpec(NamedTeacher):
+    """The weighted arithmetic mean of several teachers' probabilities (Hinton et al. 2015, section 5.1). Licences are its members'."""
 
     kind: Literal["ensemble"] = "ensemble"
     members: Annotated[tuple[MemberSpec, ...], Field(strict=False, min_length=2)]
-
-
-def _kind(value: object) -> str | None:
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    if not isinstance(kind, str):
-        return None
-    return kind if kind in BUILTIN_TEACHERS or not is_plugin("teachers", kind) else "plugin"
 
 
 AnyTeacherSpec = Annotated[
@@ -100,8 +95,8 @@ AnyTeacherSpec = Annotated[
     | Annotated[HuggingFaceTeacherSpec, Tag("huggingface")]
     | Annotated[EnsembleTeacherSpec, Tag("ensemble")]
     | Annotated[PythonTeacherSpec, Tag("python")]
-    | Annotated[PluginTeacherSpec, Tag("plugin")],
-    Discriminator(_kind),
+    | Annotated[PluginTeacherSpec, Tag(PLUGIN)],
+    by_kind("teachers", BUILTIN_TEACHERS),
 ]
 
 MemberSpec.model_rebuild()
