@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,52 @@ def test_init_writes_a_job_that_check_accepts(tmp_path: Path) -> None:
     assert not (tmp_path / "other.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"--data": "raws.csv"}, "raws.csv: no such file"),
+        ({"--target": "il"}, "did you mean 'ill'?"),
+        ({"--teacher": "random-forst"}, "did you mean 'random-forest'?"),
+        ({"--student": "lightgmb"}, "did you mean 'lightgbm'?"),
+        ({"--task": "tabular-regression"}, "ill"),
+    ],
+)
+def test_init_refuses_what_would_not_run(tmp_path: Path, flags: dict[str, str], expected: str) -> None:
+    (tmp_path / "rows.csv").write_text(ROWS)
+    given = {"--task": "tabular-classification", "--data": "rows.csv", "--target": "ill", **flags}
+    result = stillroom("init", "mine.yaml", *(part for pair in given.items() for part in pair), folder=tmp_path)
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_init_asks_on_a_terminal_and_what_it_writes_runs_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(ROWS)
+    answers = ["", "rows.csv", "ill", "random-forest", ""]  # blank: the default
+    ours, theirs = pty.openpty()
+    os.write(ours, "".join(f"{answer}\n" for answer in answers).encode())
+    command = [sys.executable, "-m", "stillroom.cli", "init", "jobs/mine.yaml"]
+    asked = subprocess.run(command, cwd=tmp_path, stdin=theirs, capture_output=True, text=True, check=False)
+    os.close(ours), os.close(theirs)
+    assert asked.returncode == 0, asked.stderr
+    assert "Task (tabular-classification, tabular-regression, text-classification)" in asked.stdout
+    quick = ["--set", "evaluation.cost=false", "--set", "evaluation.seeds=1", "--set", "teacher.params.n_estimators=5"]
+    result = stillroom("run", tmp_path / "jobs" / "mine.yaml", *quick, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_interrupted_question_is_130_and_promises_nothing(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, b"\x04")  # the end of input
+    command = [sys.executable, "-m", "stillroom.cli", "init", "mine.yaml"]
+    asked = subprocess.run(command, cwd=tmp_path, stdin=theirs, capture_output=True, text=True, check=False)
+    os.close(ours), os.close(theirs)
+    assert asked.returncode == 130
+    assert asked.stderr.strip().endswith("interrupted.")
+
+
 def test_schema_is_json_schema() -> None:
     schema = json.loads(stillroom("schema").stdout)
+    assert schema["title"] == "Stillroom job"
     assert schema["properties"]["task"]["enum"][0] == "tabular-classification"

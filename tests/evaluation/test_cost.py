@@ -176,3 +176,22 @@ def test_order_statistics_cover_the_true_quantile(level: float, calls: int) -> N
 def test_the_99th_percentile_needs_368_calls() -> None:
     assert quantile_interval(np.arange(367.0), 0.99, 0.95)[1:] == (None, None)
     assert quantile_interval(np.arange(368.0), 0.99, 0.95)[2] == 367.0
+
+
+LIGHTGBM = """
+import os
+import numpy as np
+from stillroom.models.estimators import resolve_estimator
+estimator = resolve_estimator("lightgbm", {"n_estimators": 5}, task="classification", seed=0, place="student")
+rows = np.random.default_rng(0).normal(size=(2000, 20))
+before = len(os.listdir("/proc/self/task"))
+estimator.fit(rows, rows[:, 0] > 0).predict_proba(rows)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists() or (os.cpu_count() or 1) < 2, reason="counts threads in Linux's /proc")
+def test_lightgbm_takes_no_more_threads_than_the_other_arms() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", LIGHTGBM], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "0"

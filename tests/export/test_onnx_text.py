@@ -82,3 +82,13 @@ def test_a_tokenizer_that_pads_on_the_left_is_refused(tiny_bert: Make, tmp_path:
     tokenizer.padding_side = "left"
     with pytest.raises(BadInput, match=r"export\.formats"):
         export_text(TextPredictor(model, tokenizer, CLASSES, column="text"), tmp_path)
+
+
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("2,1", 2), ("", 0)])
+def test_it_takes_the_threads_that_every_other_arm_gets(
+    exported: tuple[TextPredictor, Path], monkeypatch: pytest.MonkeyPatch, given: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    predictor = load_predictor(exported[1])
+    assert isinstance(predictor, OnnxTextPredictor)
+    assert predictor.session.get_session_options().intra_op_num_threads == threads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,15 @@ def test_it_runs_on_as_many_threads_as_the_environment_says(
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     predictor = OnnxPredictor(graph(tmp_path / "model.onnx"), ("no", "yes"), COLUMNS)
     assert predictor._session.get_session_options().intra_op_num_threads == threads
+
+
+def test_an_export_runs_without_the_libraries_that_trained_it(tmp_path: Path) -> None:
+    OnnxPredictor(graph(tmp_path / "model.onnx"), ("a", "b"), COLUMNS).save(tmp_path / "saved")
+    script = (
+        "import sys, pandas\nfrom pathlib import Path\nfrom stillroom.evaluation.cost_worker import load_predictor\n"
+        "values = load_predictor(Path(sys.argv[1])).predict_values(pandas.DataFrame({'size': [1.0], 'colour': ['red']}))\n"
+        "assert values.shape == (1, 2)\n"
+        # Its peak memory would be theirs.
+        "assert not (found := {'sklearn', 'scipy', 'lightgbm', 'torch'} & set(sys.modules)), found\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "saved")], check=True)

@@ -152,3 +152,14 @@ def test_in_sample_labels_of_a_leaking_teacher_raise_the_alarm(run: ReportData) 
 
 def test_the_same_run_gives_the_same_page(run: ReportData) -> None:
     assert render_report(run) == render_report(run)
+
+
+def test_how_long_each_stage_took_stands_with_the_provenance(run: ReportData) -> None:
+    assert "How long each stage took over all attempts, resumed runs included label 4031.2 s · train 0.5 s" in Page(render_report(run)).text
+    assert "How long" not in Page(render_report(replace(run, seconds={}))).text
+
+
+def test_learning_curves_are_said_to_be_of_the_arms_that_have_one(run: ReportData) -> None:
+    assert "Of the first trained student and control." in Page(render_report(run)).text
+    alone = replace(run.details, curves={"student": run.details.curves["student"], "control": ()})
+    assert "Of the first trained student." in Page(render_report(replace(run, details=alone))).text

@@ -18,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 INTERRUPTED = 130
+RESUMING = ("run", "label", "train", "evaluate", "export", "report")
 
 
 def _version(wanted: bool) -> None:
@@ -62,5 +63,6 @@ def main() -> None:
         show()
         code = getattr(error, "exit_code", 2)
     if code == INTERRUPTED:  # typer turns a Ctrl-C inside a command into this code
-        typer.echo("\ninterrupted; what was finished is kept, and the same command goes on from there.", err=True)
+        kept = "; what was finished is kept, and the same command goes on from there" if sys.argv[1:2] and sys.argv[1] in RESUMING else ""
+        typer.echo(f"\ninterrupted{kept}.", err=True)
     sys.exit(code)

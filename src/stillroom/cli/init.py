@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,7 @@ def init(
     task = task or _ask("task", "Task (tabular-classification, tabular-regression, text-classification)", "tabular-classification")
     if task not in TEACHERS:
         raise BadInput.at("--task", f"= {task!r} is not a task; {nearest(task, TEACHERS)}")
-    data = data or _ask("data", "File of labelled rows", None)
+    data = _from(out.parent, data or _ask("data", "File of labelled rows", None))
     target = target or _ask("target", "Column to predict", None)
     if task == "text-classification":
         text = text or _ask("text", "Text column", "text")
@@ -44,11 +45,18 @@ def init(
     content = job_text(task, data, target, text, teacher, student)
 
     from stillroom.core.files import write_text
+    from stillroom.pipeline.work import check_without_asking
     from stillroom.spec.load import load_text
 
-    load_text(content, folder=out.parent, name=out.stem)
+    check_without_asking(load_text(content, folder=out.parent, name=out.stem))
     write_text(out, content)
     typer.echo(f"{out} written. Next: stillroom check {out}, then stillroom run {out}")
+
+
+def _from(folder: Path, data: str) -> str:
+    """A path as a job file in `folder` has to give it: what a person types is relative to where they are."""
+    is_fixed = data.startswith("${") or "://" in data or Path(data).expanduser().is_absolute()
+    return data if is_fixed else Path(os.path.relpath(data, folder)).as_posix()
 
 
 def _ask(flag: str, question: str, default: str | None) -> str:

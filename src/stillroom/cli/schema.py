@@ -11,5 +11,5 @@ def schema() -> None:
     """Print the JSON Schema of the job file."""
     from stillroom.spec.job import Job
 
-    content = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Stillroom job", **Job.model_json_schema()}
+    content = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema(), "title": "Stillroom job"}
     typer.echo(json.dumps(content, indent=2))

@@ -17,6 +17,7 @@ from scipy import stats
 
 from stillroom.core.errors import StageFailed
 from stillroom.core.files import writing
+from stillroom.core.protocols import Progress
 from stillroom.core.records import Measure
 from stillroom.evaluation.statistic import Floats
 
@@ -34,6 +35,7 @@ def measure_cost(
     allow_code: bool = False,
     confidence: float = 0.95,
     budget_seconds: float = BUDGET_SECONDS,
+    progress: Progress | None = None,
 ) -> list[Measure]:
     """Load each arm's saved predictor in a process of its own, one after the other, and time it on the same rows.
 
@@ -64,7 +66,9 @@ def measure_cost(
         table = Path(scratch) / "features.parquet"
         with writing(table):
             features.to_parquet(table, index=False)
-        for arm, folder in folders.items():
+        for num_done, (arm, folder) in enumerate(folders.items()):
+            if progress:
+                progress(num_done, len(folders))
             request = {
                 "folder": str(folder),
                 "features": str(table),
@@ -74,6 +78,8 @@ def measure_cost(
                 "budget_seconds": budget_seconds,
             }
             found += _measures(arm, _ask_worker(arm, request), confidence)
+        if progress:
+            progress(len(folders), len(folders))
     return found
 
 

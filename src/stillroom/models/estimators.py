@@ -57,13 +57,14 @@ SHORT_NAMES: dict[Task, dict[str, str]] = {
 NO_EFFECT = frozenset({"n_jobs", "verbose", "verbosity"})
 """Parameters that cannot change an answer: no part of any fingerprint."""
 
-_QUIET_LIGHTGBM = {"verbosity": -1, "deterministic": True, "force_row_wise": True}
+_QUIET_LIGHTGBM = {"verbosity": -1, "deterministic": True, "force_row_wise": True, "n_jobs": 0}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     # The library's own 100 and 200 iterations stop short of convergence on ordinary tables, with a warning.
     "sklearn.linear_model.LogisticRegression": {"max_iter": 1000},
     "sklearn.neural_network.MLPClassifier": {"max_iter": 2000},
     "sklearn.neural_network.MLPRegressor": {"max_iter": 2000},
-    # deterministic needs one fixed histogram layout: two runs of one job must give the same student.
+    # deterministic needs one fixed histogram layout: two runs of one job must give the same student. n_jobs 0 is as many threads
+    # as OpenMP is told to use; LightGBM's own default takes every core, so that its latency would not compare with another arm's.
     "lightgbm.LGBMClassifier": _QUIET_LIGHTGBM,
     "lightgbm.LGBMRegressor": _QUIET_LIGHTGBM,
 }

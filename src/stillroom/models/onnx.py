@@ -6,13 +6,11 @@ strings for categorical and text columns, "" where missing. Its output "probabil
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 from numpy.typing import NDArray
 
@@ -20,7 +18,8 @@ from stillroom.core.errors import BadInput
 from stillroom.core.files import write_bytes
 from stillroom.core.records import Column
 from stillroom.models.manifest import read_manifest, write_manifest
-from stillroom.models.tabular import prepare
+from stillroom.models.prepared import prepare
+from stillroom.models.runtime import open_session
 
 MODEL_FILE = "model.onnx"
 
@@ -41,7 +40,7 @@ class OnnxPredictor:
         self.path = Path(path)
         self.classes: tuple[str, ...] = tuple(classes)
         self.columns: tuple[Column, ...] = tuple(columns)
-        self._session = _session(self.path)
+        self._session = open_session(self.path)
         self._output = "probabilities" if self.classes else "values"
         inputs, outputs = ({node.name for node in nodes} for nodes in (self._session.get_inputs(), self._session.get_outputs()))
         if strangers := sorted(inputs - {column.name for column in columns}):
@@ -83,18 +82,3 @@ def _feed(cells: pd.Series[Any], column: Column) -> NDArray[Any]:
     if column.kind == "numeric":
         return np.asarray(cells, dtype=np.float32).reshape(-1, 1)
     return np.asarray(cells, dtype=object).reshape(-1, 1)
-
-
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    if not path.is_file():
-        raise BadInput.at(str(path), "no such file; export the student again.")
-    options = onnxruntime.SessionOptions()
-    # As many threads as every other arm gets, so that latencies compare; 0 leaves the choice to ONNX Runtime.
-    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    options.intra_op_num_threads = int(threads) if threads.isdigit() else 0
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    # The runtime's exceptions share no base class below Exception.
-    except Exception as error:
-        raise BadInput.at(str(path), f"is no ONNX graph that ONNX Runtime can run: {error}") from error

@@ -15,6 +15,7 @@ from stillroom.core.files import writing
 from stillroom.core.records import Column
 from stillroom.models.batching import as_texts, by_length, softmax
 from stillroom.models.manifest import read_manifest, write_manifest
+from stillroom.models.runtime import open_session
 
 with needs_extra("torch", "an exported text model"):
     from tokenizers import Tokenizer
@@ -34,14 +35,12 @@ class OnnxTextPredictor:
     def __init__(
         self, folder: Path, classes: Sequence[str], *, column: str, max_length: int, batch_size: int, pad_id: int, pad_type_id: int
     ) -> None:
-        import onnxruntime
-
         self.folder, self.classes, self.column = folder, tuple(classes), column
         self.max_length, self.batch_size, self.pad_id, self.pad_type_id = max_length, batch_size, pad_id, pad_type_id
         self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self.tokenizer.enable_truncation(max_length)
         self.tokenizer.no_padding()
-        self.session = onnxruntime.InferenceSession(str(folder / MODEL), providers=["CPUExecutionProvider"])
+        self.session = open_session(folder / MODEL)
         self._inputs = [node.name for node in self.session.get_inputs()]
 
     @property

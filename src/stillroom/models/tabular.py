@@ -1,9 +1,4 @@
-"""Tables in, predictions out: the feature encoder and the predictor that every estimator shares.
-
-How missing values and categories travel: a number that is missing is NaN; a missing category or text is the empty
-string, a category of its own. Numbers are rounded to float32 before an estimator sees them, in training as in
-prediction, so that an export that computes in float32 takes the same branches.
-"""
+"""Tables in, predictions out: the feature encoder and the predictor that every estimator shares."""
 
 from __future__ import annotations
 
@@ -24,11 +19,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import get_tags
 
-from stillroom.core.errors import BadInput
 from stillroom.core.records import Column
 from stillroom.models.estimator_files import load_estimator, save_estimator
 from stillroom.models.labels import Labels, class_codes
 from stillroom.models.manifest import read_manifest, write_manifest
+from stillroom.models.prepared import prepare
 
 Answers = Literal["probabilities", "logits", "values"]
 
@@ -41,30 +36,6 @@ MAX_WORDS, MAX_WORDS_DENSE = 20_000, 1_000
 _TREE_MODULES = ("sklearn.tree", "sklearn.ensemble")
 _TAKES_NAN = ("lightgbm", "xgboost", "catboost", "tabpfn", "tabicl", "sklearn.ensemble._hist_gradient_boosting")
 """Modules whose estimators handle NaN, and unscaled numbers. scikit-learn's other trees take NaN too, but ONNX exports lose it."""
-
-
-def prepare(features: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """The columns in order, as estimators and exports take them: float32-exact float64 with NaN, or str with "" for missing.
-
-    Raises:
-        BadInput: a number that float32 cannot hold (infinity included), with its column.
-    """
-    numeric = [column.name for column in columns if column.kind == "numeric"]
-    numbers = features[numeric].to_numpy(dtype=np.float64, na_value=np.nan)
-    with np.errstate(over="ignore"):
-        rounded = numbers.astype(np.float32).astype(np.float64)
-    if np.isinf(rounded).any():
-        row, i = np.argwhere(np.isinf(rounded))[0]
-        remedy = "beyond the range of float32 (3.4e38); clean it, or leave it blank."
-        raise BadInput.at(f"column {numeric[i]!r}", f"holds {numbers[row, i]}, {remedy}")
-    prepared = pd.DataFrame(rounded, columns=numeric, index=features.index)
-    if len(numeric) == len(columns):
-        return prepared
-    for column in columns:
-        if column.kind != "numeric":
-            cells = features[column.name]
-            prepared[column.name] = cells.astype(object).where(cells.notna(), "")
-    return prepared[[column.name for column in columns]]
 
 
 @dataclass(frozen=True)

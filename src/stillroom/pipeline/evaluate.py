@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.core.files import write_bytes, write_json
-from stillroom.core.records import Evidence, Measure
+from stillroom.core.records import Details, Evidence, Measure
 from stillroom.evaluation.cost import measure_cost
 from stillroom.evaluation.evidence import build_evidence
 from stillroom.models.calibrated import apply_calibration
 from stillroom.models.load import load_predictor
+from stillroom.pipeline.clock import counted
+from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.label import TransferSet
 from stillroom.pipeline.train import arms, curve_of, train
 from stillroom.pipeline.work import Work
@@ -36,35 +37,37 @@ def evaluate(work: Work) -> Evaluated:
     """Measure the teacher, the students and the controls on the test split; write evidence.json and details.json."""
     transfer = train(work)
     inputs = work.inputs("evaluate")
-    record = work.folder.done("evaluate", inputs)
+    record = work.folder.done("evaluate", inputs, work.folder.details, work.folder.predictions)
     work.listener.stage("evaluate", resumed=record is not None)
     if record is not None:
         return Evaluated(transfer, Evidence.from_json(record["evidence"]))
-    job, data = work.job, work.dataset
-    predictions = _predict(work, transfer)
-    costs: list[Measure] = []
-    if job.evaluation.cost:
-        work.listener.say("measuring latency, throughput, memory and size")
-        folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
-        costs = costs_of(work, folders)
-    curves = {arm: curve_of(work.folder.arm(arm, 0)) for arm in arms(work)}
-    evidence, details = build_evidence(
-        task=data.task, classes=data.classes, test=data.test, predictions=predictions, costs=costs, primary=job.primary,
-        confidence=job.evaluation.confidence, resamples=job.evaluation.resamples,
-        seed=job.seed, slices=job.evaluation.slices, curves=curves,
-    )  # fmt: skip
-    write_json(work.folder.details, details.to_json())
-    work.folder.finish("evaluate", inputs, evidence=evidence.to_json(), test_reads=test_reads(work) + 1)
+    with counted(work.folder.count("evaluate"), inputs) as seconds:
+        evidence, details = _measure(work, transfer)
+        write_json(work.folder.details, details.to_json())
+        reads = test_reads(work) + 1
+        work.folder.finish("evaluate", inputs, evidence=evidence.to_json(), test_reads=reads, seconds=seconds())
     write_evidence(work, evidence)
     return Evaluated(transfer, evidence)
 
 
+def _measure(work: Work, transfer: TransferSet) -> tuple[Evidence, Details]:
+    job, data = work.job, work.dataset
+    predictions = _predict(work, transfer)
+    costs: list[Measure] = []
+    if job.evaluation.cost:
+        folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
+        costs = costs_of(work, folders)
+    curves = {arm: curve_of(work, arm) for arm in arms(work)}
+    return build_evidence(
+        task=data.task, classes=data.classes, test=data.test, predictions=predictions, costs=costs, primary=job.primary,
+        confidence=job.evaluation.confidence, resamples=job.evaluation.resamples,
+        seed=job.seed, slices=job.evaluation.slices, curves=curves,
+    )  # fmt: skip
+
+
 def test_reads(work: Work) -> int:
     """How many times this run has evaluated on its test split."""
-    try:
-        return int(json.loads(work.folder.record("evaluate").read_text(encoding="utf-8"))["test_reads"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        return 0
+    return int(read_record(work.folder.record("evaluate")).get("test_reads", 0))
 
 
 def costs_of(work: Work, folders: Mapping[str, Path]) -> list[Measure]:
@@ -72,7 +75,7 @@ def costs_of(work: Work, folders: Mapping[str, Path]) -> list[Measure]:
     settings = work.job.evaluation
     return measure_cost(
         folders, work.dataset.test.features, calls=settings.latency_calls, seed=work.job.seed, allow_code=work.allow_code,
-        confidence=settings.confidence,
+        confidence=settings.confidence, progress=work.listener.task("measuring latency, throughput, memory and size"),
     )  # fmt: skip
 
 
@@ -99,5 +102,5 @@ def _predict(work: Work, transfer: TransferSet) -> dict[str, list[NDArray[np.flo
     arrays: dict[str, Any] = {f"{arm}-{i}": values for arm, found in predictions.items() for i, values in enumerate(found)}
     content = io.BytesIO()
     np.savez_compressed(content, keys=data.test.keys, target=np.asarray(data.test.target), **arrays)
-    write_bytes(work.folder.path / "predictions.npz", content.getvalue())
+    write_bytes(work.folder.predictions, content.getvalue())
     return predictions

@@ -13,6 +13,7 @@ from stillroom.core.protocols import Predictor
 from stillroom.core.records import Evidence, Measure, ParityCheck
 from stillroom.export.parity import check_parity
 from stillroom.models.load import load_predictor
+from stillroom.pipeline.clock import counted
 from stillroom.pipeline.evaluate import costs_of, evaluate, write_evidence
 from stillroom.pipeline.label import TransferSet
 from stillroom.pipeline.work import Work
@@ -38,17 +39,14 @@ def export(work: Work) -> Exported:
     evaluated = evaluate(work)
     work.terms  # noqa: B018 - refuses where the terms have changed since
     inputs = work.inputs("export")
-    record = work.folder.done("export", inputs)
+    record = work.folder.done("export", inputs, *map(work.folder.export, work.job.export.formats))
     work.listener.stage("export", resumed=record is not None)
     if record is None:
-        checks: dict[str, ParityCheck] = {}
-        measures: list[Measure] = []
-        for kind in work.job.export.formats:
-            checks[kind], rows = _export(work, kind)
-            measures += rows
-        record = work.folder.finish(
-            "export", inputs, parity={kind: asdict(check) for kind, check in checks.items()}, measures=[asdict(m) for m in measures]
-        )
+        with counted(work.folder.count("export"), inputs) as seconds:
+            made = {kind: _export(work, kind) for kind in work.job.export.formats}
+            parity = {kind: asdict(check) for kind, (check, _) in made.items()}
+            measures = [asdict(measure) for _, rows in made.values() for measure in rows]
+            record = work.folder.finish("export", inputs, parity=parity, measures=measures, seconds=seconds())
     evidence = write_evidence(work, evaluated.evidence, tuple(Measure(**m) for m in record["measures"]))
     return Exported(evaluated.transfer, evidence, {kind: ParityCheck(**check) for kind, check in record["parity"].items()})
 

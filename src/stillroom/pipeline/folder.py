@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class RunFolder:
         return self.path / "model-card.md"
 
     @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.npz"
+
+    @property
     def knowledge(self) -> Path:
         return self.path / "knowledge"
 
@@ -75,13 +80,14 @@ class RunFolder:
     def record(self, stage: str) -> Path:
         return self.path / "stages" / f"{stage}.json"
 
-    def done(self, stage: str, inputs: str) -> dict[str, Any] | None:
-        """What the stage recorded when it ended, if it ended with these inputs; else None."""
-        try:
-            content = json.loads(self.record(stage).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return content if isinstance(content, dict) and content.get("inputs") == inputs else None
+    def count(self, piece: str) -> Path:
+        """The seconds of work on a stage or an arm so far, see `stillroom.pipeline.clock`."""
+        return self.path / "stages" / f"{piece}.seconds"
+
+    def done(self, stage: str, inputs: str, *made: Path) -> dict[str, Any] | None:
+        """What the stage recorded when it ended, if it ended with these inputs and all that it made is still there; else None."""
+        content = read_record(self.record(stage))
+        return content if content.get("inputs") == inputs and all(path.exists() for path in made) else None
 
     def finish(self, stage: str, inputs: str, **results: Any) -> dict[str, Any]:
         """Record that the stage has ended with these inputs, and what it found."""
@@ -107,9 +113,24 @@ class RunFolder:
                 raise BadInput.at(
                     str(self.path), "another process works on this run; wait for it, or choose another folder with --run."
                 ) from None
+            self._sweep()
             yield
         finally:
             os.close(handle)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes had half written; under the lock nobody else is writing here."""
+        for draft in (path for folder in ("", "arms", "exports", "stages") for path in (self.path / folder).glob(".*.tmp")):
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record of ours; {} where there is none, or what is there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def open_run(path: Path) -> RunFolder:

@@ -17,6 +17,7 @@ from stillroom.data.folds import make_folds
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.models.calibrated import apply_calibration
 from stillroom.models.load import load_predictor
+from stillroom.pipeline.clock import counted
 from stillroom.pipeline.work import Work
 from stillroom.teachers.answers import ask
 from stillroom.teachers.build import build_teacher
@@ -55,7 +56,7 @@ def label(work: Work) -> TransferSet:
     work.terms  # noqa: B018 - refuses before anything is spent
     job, data = work.job, work.dataset
     inputs = work.inputs("label")
-    record = work.folder.done("label", inputs)
+    record = work.folder.done("label", inputs, work.folder.teacher)
     work.listener.stage("label", resumed=record is not None)
     source = build_teacher(
         job.teacher, columns=data.columns, classes=data.classes, task=data.task, seed=job.seed, allow_code=work.allow_code,
@@ -65,10 +66,12 @@ def label(work: Work) -> TransferSet:
     store = KnowledgeStore(job.labelling.store or work.folder.knowledge)
     with store:
         keeper = _Keeper(work, source, inputs)
-        known = keeper.label_train(store)
-        known_pool = None if pool is None else keeper.label_pool(pool, store)
         if record is None:
-            record = _conclude(work, keeper, known, inputs)
+            with counted(work.folder.count("label"), inputs) as seconds:
+                known, known_pool = keeper.answers(pool, store)
+                record = work.folder.finish("label", inputs, **_conclude(work, keeper, known), seconds=seconds())
+        else:
+            known, known_pool = keeper.answers(pool, store)
         store.seal()
     refuse_leakage(known, mode=job.labelling.mode)
     calibration = Calibration(**{**record["calibration"], "prior": tuple(record["calibration"]["prior"])})
@@ -88,7 +91,7 @@ class _Keeper:
     def teacher(self) -> Teacher:
         """The teacher that is one arm of the evaluation: as it is, or fitted on all training rows. Saved in the run."""
         work, folder = self.work, self.work.folder
-        if folder.done("teacher", self.inputs) and folder.teacher.is_dir():
+        if folder.done("teacher", self.inputs, folder.teacher):
             predictor = load_predictor(folder.teacher, allow_code=work.allow_code)
             return PredictorTeacher(predictor, lambda: self.inputs)
         if self.recipe is None:
@@ -101,7 +104,11 @@ class _Keeper:
         folder.finish("teacher", self.inputs)
         return teacher
 
-    def label_train(self, store: KnowledgeStore) -> Knowledge:
+    def answers(self, pool: Batch | None, store: KnowledgeStore) -> tuple[Knowledge, Knowledge | None]:
+        """The answers to the training rows and to the pool; what is not stored yet is asked."""
+        return self._label_train(store), None if pool is None else self._label_pool(pool, store)
+
+    def _label_train(self, store: KnowledgeStore) -> Knowledge:
         work, data = self.work, self.work.dataset
         seed, size = work.job.seed, work.job.labelling.batch_size
         if self.recipe is None:
@@ -120,7 +127,7 @@ class _Keeper:
         rows = [(fold.fit_rows, fold.answer_rows) for fold in folds]
         return label_out_of_fold(self.recipe, data.train, rows, store, classes=data.classes, seed=seed, batch_size=size, progress=told)
 
-    def label_pool(self, pool: Batch, store: KnowledgeStore) -> Knowledge:
+    def _label_pool(self, pool: Batch, store: KnowledgeStore) -> Knowledge:
         work, data = self.work, self.work.dataset
         size, told = work.job.labelling.batch_size, work.listener.task("asking the teacher about the pool")
         if self.recipe is None:
@@ -131,7 +138,7 @@ class _Keeper:
         )  # fmt: skip
 
 
-def _conclude(work: Work, keeper: _Keeper, known: Knowledge, inputs: str) -> dict[str, Any]:
+def _conclude(work: Work, keeper: _Keeper, known: Knowledge) -> dict[str, Any]:
     """What is learnt about the teacher from its answers: leakage and calibration."""
     job, data = work.job, work.dataset
     assert data.train.target is not None
@@ -146,10 +153,12 @@ def _conclude(work: Work, keeper: _Keeper, known: Knowledge, inputs: str) -> dic
     if job.labelling.calibrate and data.task == "classification" and unseen:
         calibration = calibrate(known.values, data.train.target, seed=job.seed)
         work.listener.say(calibration.message)
-    return work.folder.finish(
-        "label", inputs, leak=None if leak is None else asdict(leak), calibration=asdict(calibration), teacher=teacher.fingerprint,
-        answers=int(np.isfinite(known.values).reshape(len(known.keys), -1).all(axis=1).sum()),
-    )  # fmt: skip
+    return {
+        "leak": None if leak is None else asdict(leak),
+        "calibration": asdict(calibration),
+        "teacher": teacher.fingerprint,
+        "answers": int(np.isfinite(known.values).reshape(len(known.keys), -1).all(axis=1).sum()),
+    }
 
 
 def _pool(work: Work) -> Batch | None:

@@ -13,6 +13,7 @@ from stillroom.core.records import Details
 from stillroom.lineage.record import lineage_record, package_versions
 from stillroom.pipeline.evaluate import test_reads
 from stillroom.pipeline.export import export
+from stillroom.pipeline.folder import STAGES, read_record
 from stillroom.pipeline.terms import Terms, check_terms
 from stillroom.pipeline.work import Work
 from stillroom.report.card import render_card
@@ -41,6 +42,7 @@ def report(work: Work) -> None:
         calibration=transfer.calibration,
         parity=exported.parity,
         notes=_notes(work, transfer.num_labelled, len(transfer.batch)),
+        seconds={stage: record["seconds"] for stage in STAGES if "seconds" in (record := read_record(folder.record(stage)))},
         environment=environment(),
         waiver=None if terms.waiver is None else str(terms.waiver),
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,8 @@ import numpy as np
 from stillroom.core.files import whole_folder, write_json
 from stillroom.core.protocols import Predictor
 from stillroom.core.records import Batch, CurvePoint
+from stillroom.pipeline.clock import counted
+from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.label import TransferSet, label
 from stillroom.pipeline.work import Work
 
@@ -27,38 +27,37 @@ def arms(work: Work) -> tuple[str, ...]:
 def train(work: Work) -> TransferSet:
     """Train every arm at every seed that is not trained yet; returns what they learnt from."""
     transfer = label(work)
-    inputs = work.inputs("train")
-    record = work.folder.done("train", inputs)
-    work.listener.stage("train", resumed=record is not None)
-    if record is not None:
+    each = [(arm, i) for i in range(len(work.seeds)) for arm in arms(work)]
+    inputs = work.inputs("student")
+    untrained = [(arm, i) for arm, i in each if _training(work, arm, i).get("inputs") != inputs]
+    resumed = not untrained and work.folder.done("train", work.inputs("train")) is not None
+    work.listener.stage("train", resumed=resumed)
+    if resumed:
         return transfer
     told = work.listener.task("training")
-    total = len(work.seeds) * len(arms(work))
-    for i, seed in enumerate(work.seeds):
-        for j, arm in enumerate(arms(work)):
-            folder = work.folder.arm(arm, i)
-            if _trained_with(folder) != inputs:
-                predictor, curve = _train_arm(work, transfer, arm, seed)
-                with whole_folder(folder) as draft:
-                    predictor.save(draft)
-                    write_json(draft / TRAINING_RECORD, {"inputs": inputs, "seed": seed, "curve": [asdict(point) for point in curve]})
-            told(i * len(arms(work)) + j + 1, total)
-    work.folder.finish("train", inputs, seeds=list(work.seeds), arms=list(arms(work)))
+    for num_done, (arm, i) in enumerate(untrained, start=len(each) - len(untrained)):
+        told(num_done, len(each))
+        with counted(work.folder.count(f"{arm}-{i}"), inputs) as seconds:
+            predictor, curve = _train_arm(work, transfer, arm, work.seeds[i])
+            with whole_folder(work.folder.arm(arm, i)) as draft:
+                predictor.save(draft)
+                facts = {"inputs": inputs, "seed": work.seeds[i], "seconds": seconds(), "curve": [asdict(point) for point in curve]}
+                write_json(draft / TRAINING_RECORD, facts)
+    told(len(each), len(each))
+    seconds_of_each = [_training(work, arm, i)["seconds"] for arm, i in each]
+    work.folder.finish("train", work.inputs("train"), seeds=list(work.seeds), arms=list(arms(work)), seconds=sum(seconds_of_each))
     shutil.rmtree(work.folder.work, ignore_errors=True)
     return transfer
 
 
-def curve_of(folder: Path) -> tuple[CurvePoint, ...]:
-    """The learning curve of a trained arm."""
-    content = json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))
-    return tuple(CurvePoint(**point) for point in content["curve"])
+def curve_of(work: Work, arm: str) -> tuple[CurvePoint, ...]:
+    """The learning curve of an arm's first seed."""
+    return tuple(CurvePoint(**point) for point in _training(work, arm, 0)["curve"])
 
 
-def _trained_with(folder: Path) -> str | None:
-    try:
-        return str(json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))["inputs"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        return None
+def _training(work: Work, arm: str, index: int) -> dict[str, Any]:
+    """What was recorded beside a trained arm; {} where it is not trained."""
+    return read_record(work.folder.arm(arm, index) / TRAINING_RECORD)
 
 
 def _train_arm(work: Work, transfer: TransferSet, arm: str, seed: int) -> tuple[Predictor, list[CurvePoint]]:

@@ -12,10 +12,11 @@ from stillroom.core.errors import BadInput, Problem, nearest
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.records import Batch, Dataset
 from stillroom.pipeline.folder import RunFolder
-from stillroom.pipeline.progress import Listener
-from stillroom.pipeline.terms import check_terms
+from stillroom.pipeline.progress import Listener, Silence
+from stillroom.pipeline.terms import check_job, check_terms
 from stillroom.spec.job import Job
 from stillroom.spec.student import EstimatorStudentSpec
+from stillroom.spec.teacher import EstimatorTeacherSpec
 
 if TYPE_CHECKING:
     from stillroom.pipeline.terms import Terms
@@ -58,11 +59,13 @@ class Work:
         return tuple(self.job.seed + i for i in range(self.job.evaluation.seeds))
 
     def inputs(self, stage: str) -> str:
-        """The fingerprint of everything that shapes a stage's result: the data, the sections it reads, and the stages before it."""
+        """The fingerprint of everything that shapes a stage's (or a student's) result: the data, the sections it reads, and the
+        stages before it."""
         job = self.job
         sections: dict[str, list[Any]] = {
             "label": [job.task, job.seed, job.teacher, job.labelling.model_copy(update={"store": None, "batch_size": 1})],
-            "train": [job.student, job.objective, job.training, job.evaluation.seeds, job.evaluation.control],
+            "student": [job.student, job.objective, job.training],  # one of them: more seeds leave those that are trained
+            "train": [job.evaluation.seeds, job.evaluation.control],
             "evaluate": [job.evaluation],
             "export": [job.export],
             "report": [job.policy, job.name],
@@ -77,19 +80,33 @@ class Work:
 
 
 def check_against_data(work: Work) -> None:
-    """What a job can get wrong about its data and its student, found before the teacher is asked anything.
+    """What a job can get wrong about its data and its estimators, found before anything is fitted or asked.
 
     Raises:
-        BadInput: a slice of a column that the data lacks; a student that cannot be built.
+        BadInput: a slice of a column that the data lacks; an estimator that cannot be built.
     """
     names = [column.name for column in work.dataset.columns]
     if unknown := [name for name in work.job.evaluation.slices if name not in names]:
         raise BadInput(Problem("evaluation.slices", f"= {name!r} is no feature; {nearest(name, names)}") for name in unknown)
-    student = work.job.student
+    teacher, student = work.job.teacher, work.job.student
+    if isinstance(teacher, EstimatorTeacherSpec) and teacher.estimator is not None:
+        from stillroom.models.estimators import resolve_estimator
+
+        resolve_estimator(teacher.estimator, teacher.params, task=work.dataset.task, seed=work.job.seed, place="teacher")
     if isinstance(student, EstimatorStudentSpec):
         from stillroom.students.estimators import build_student
 
         build_student(student, task=work.dataset.task, columns=work.dataset.columns, seed=work.job.seed)
+
+
+def check_without_asking(job: Job) -> None:
+    """All that can be wrong with a job before a teacher is fitted or asked, and without a run folder.
+
+    Raises:
+        BadInput, PolicyRefused: as `check_job` and `check_against_data`.
+    """
+    check_job(job)
+    check_against_data(Work(job, RunFolder(Path(job.name or "job")), Silence()))
 
 
 def _plain(section: Any) -> Any:

@@ -21,6 +21,7 @@ class ReportData:
         calibration: None where the job asked for none.
         parity: export format -> its check.
         notes: findings that a reader must see, one sentence each.
+        seconds: stage -> seconds of work over all attempts.
         environment: name -> version or fact of the machine.
         waiver: the signed waiver in words, None where there is none.
     """
@@ -34,6 +35,7 @@ class ReportData:
     calibration: Calibration | None = None
     parity: Mapping[str, ParityCheck] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     waiver: str | None = None
 

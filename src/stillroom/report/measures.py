@@ -74,6 +74,11 @@ def shown(measure: str, value: float, *, plain: bool = False) -> str:
     return f"{number}{NARROW_SPACE}{unit}" if unit else number
 
 
+def shown_work(seconds: float) -> str:
+    """How long a piece of work took: to a tenth of a second, for whoever adds it up."""
+    return f"{_fixed(seconds, 1)}{NARROW_SPACE}s"
+
+
 def shown_range(measure: str, low: float, high: float, *, like: float | None = None) -> str:
     """Two bounds in one unit, the unit once."""
     unit_of = high if like is None else like

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
 from stillroom.report import plots, words
 from stillroom.report.data import ReportData
-from stillroom.report.measures import GROUP_TITLES, STYLES, percent, ratio, shown, shown_range, style
+from stillroom.report.measures import GROUP_TITLES, STYLES, percent, ratio, shown, shown_range, shown_work, style
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -98,6 +98,7 @@ def _figures(data: ReportData) -> dict[str, Any]:
         "trade_offs": _trade_offs(evidence, primary),
         "forests": _forests(evidence),
         "curves": _curves(data),
+        "curve_arms": [arm for arm, curve in data.details.curves.items() if len(curve) > 1],
         "reliabilities": [
             {"arm": arm, "ece": _value(evidence, arm, "ece"), "picture": plots.reliability(arm, bins, key=f"reliability-{i}")}
             for i, (arm, bins) in enumerate(data.details.reliability.items())
@@ -130,6 +131,7 @@ def _findings(data: ReportData) -> dict[str, Any]:
         "provenance": [_line(line) for line in data.provenance],
         "notes": data.notes,
         "job": yaml.safe_dump(dict(data.job), sort_keys=False, allow_unicode=True),
+        "work": [(stage, shown_work(seconds)) for stage, seconds in data.seconds.items()],
         "environment": list(data.environment.items()),
     }
 

@@ -24,7 +24,7 @@ class StudentRecipe:
     columns: tuple[Column, ...]
 
     def encoder(self) -> ColumnTransformer:
-        """A new unfitted encoder of prepared features (see `stillroom.models.tabular.prepare`) for the estimator."""
+        """A new unfitted encoder of prepared features (see `stillroom.models.prepared.prepare`) for the estimator."""
         return feature_encoder(self.columns, self.estimator)
 
 

@@ -21,7 +21,8 @@ from stillroom.models.estimator_files import load_estimator
 from stillroom.models.estimators import recipe_facts, resolve_estimator
 from stillroom.models.fingerprints import estimator_fingerprint
 from stillroom.models.labels import class_name
-from stillroom.models.tabular import TabularPredictor, feature_encoder, prepare
+from stillroom.models.prepared import prepare
+from stillroom.models.tabular import TabularPredictor, feature_encoder
 from stillroom.spec.teacher import EstimatorTeacherSpec
 from stillroom.teachers.answers import same_classes
 from stillroom.teachers.teacher import PredictorTeacher, TeacherRequest, refuse_trained_on

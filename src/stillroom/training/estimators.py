@@ -16,7 +16,8 @@ from sklearn.pipeline import Pipeline
 from stillroom.core.errors import BadInput
 from stillroom.core.protocols import SoftLabelObjective
 from stillroom.core.records import Batch, Column, CurvePoint
-from stillroom.models.tabular import TabularPredictor, prepare
+from stillroom.models.prepared import prepare
+from stillroom.models.tabular import TabularPredictor
 from stillroom.training.copies import fit_copies, takes_copies
 from stillroom.training.lightgbm import fit_lightgbm
 

@@ -120,7 +120,7 @@ def _as_classifier(cls: type[Any], params: dict[str, Any], booster: Any, inputs:
     """
     num_rows = max(inputs.shape[0], num_classes)
     rows = np.arange(num_rows) % inputs.shape[0]
-    classifier = cls(n_estimators=1, min_split_gain=_NEVER, verbosity=-1)
+    classifier = cls(n_estimators=1, min_split_gain=_NEVER, verbosity=-1, n_jobs=params.get("n_jobs"))
     data = inputs.iloc[rows] if hasattr(inputs, "iloc") else inputs[rows]
     classifier.fit(data, np.arange(num_rows) % num_classes, init_model=booster)
     assert classifier.booster_.num_trees() == booster.num_trees(), "the closing round must add nothing"

@@ -1,0 +1,85 @@
+"""What a run says while it goes on, on a terminal and in a log file."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from stillroom.cli import terminal as module
+from stillroom.cli.terminal import Terminal, duration
+
+
+def speaking(*, every: float = 0.05, is_terminal: bool = False) -> tuple[Terminal, io.StringIO]:
+    said = io.StringIO()
+    return Terminal(Console(file=said, force_terminal=is_terminal, width=120), said_every_seconds=every), said
+
+
+def test_a_log_file_is_told_now_and_then_how_far_the_work_is() -> None:
+    terminal, said = speaking()
+    with terminal:
+        terminal.stage("label", resumed=False)
+        told = terminal.task("asking the teacher, 5 folds")
+        told(0, 400)
+        time.sleep(0.02)
+        told(100, 400)
+        time.sleep(0.2)
+    lines = [line.strip() for line in said.getvalue().splitlines() if "asking" in line]
+    assert 2 <= len(lines) <= 5  # every 0.05 s, however often the work reports
+    assert lines[0].startswith("0 s: asking the teacher, 5 folds: 100 of 400, ")
+    assert lines[0].endswith(" left")
+    spoken = said.getvalue()
+    time.sleep(0.12)
+    assert said.getvalue() == spoken, "it goes on speaking after the run"
+
+
+def test_work_that_reports_nothing_is_still_heard_of() -> None:
+    terminal, said = speaking()
+    with terminal:
+        terminal.stage("label", resumed=False)
+        terminal.task("asking the teacher")  # a fit of an hour: no news before the first answer
+        time.sleep(0.12)
+        terminal.stage("evaluate", resumed=False)
+        time.sleep(0.12)
+    assert "asking the teacher: begun 0 s ago" in said.getvalue()
+    assert "evaluate goes on" in said.getvalue()
+
+
+def test_a_short_run_says_nothing_of_the_kind() -> None:
+    terminal, said = speaking(every=30.0)
+    with terminal:
+        terminal.stage("label", resumed=False)
+        terminal.task("asking the teacher")(10, 10)
+    assert len(said.getvalue().splitlines()) == 1
+
+
+def test_what_an_earlier_attempt_did_is_no_sign_of_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    task = module._Task("training", began=0.0)
+    now[0] = 20.0  # loading the checkpoint
+    task.tell(1500, 2000)
+    assert task.state() == "1500 of 2000"
+    now[0] = 30.0
+    task.tell(1510, 2000)
+    assert task.state() == "1510 of 2000, 1.0/s, about 8 min left"
+
+
+def test_finished_and_abandoned_work_leaves_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHOWN_AFTER_SECONDS", 0.0)
+    terminal, _ = speaking(is_terminal=True)
+    with terminal:
+        finished, abandoned = terminal.task("first"), terminal.task("second")
+        finished(3, 3)
+        assert [task.description for task in terminal._bars.tasks] == ["second"]
+        terminal.stage("train", resumed=False)
+        assert terminal._bars.tasks == []
+        abandoned(1, 2)  # late news harms nobody
+        finished(3, 3)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (12_000, "3 h 20 min")])
+def test_durations_are_read_at_a_glance(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
