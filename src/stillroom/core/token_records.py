@@ -6,7 +6,7 @@ Shapes: N asked positions, V tokens of the vocabulary, H the width of the teache
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +81,24 @@ class Sequences:
     def take(self, numbers: NDArray[np.intp]) -> Sequences:
         """The examples with these numbers, in this order."""
         return Sequences(tuple(self.examples[number] for number in numbers), self.num_bytes[numbers], self.rows[numbers])
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """What a language model's job learns from and is measured on. `test` and `other_domains` are read by the evaluation only.
+
+    Attributes:
+        other_domains: name -> held-out examples of another domain.
+        test_texts: (prompt, answer) of each test document, row by row; the answer is "" where all of a text is learnt.
+        notes: findings that a reader of the report must see, one sentence each.
+    """
+
+    train: Sequences
+    test: Sequences
+    validation: Sequences | None
+    other_domains: Mapping[str, Sequences]
+    test_texts: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     train, test, validation = (tokenised.pop(part, None) for part in ("train", "test", "validation"))
     assert train is not None
     assert test is not None
-    return Corpus(train, test, validation, tokenised, tuple(parts["test"][row].halves for row in range(len(parts["test"]))), len(shared), tuple(notes))
+    return Corpus(train, test, validation, tokenised, tuple(document.halves for document in parts["test"]), tuple(notes))
 
 
 def _files(spec: DataSpec) -> dict[str, Path]:
@@ -132,11 +131,17 @@ def _split(everything: Sequence[MarkedText], test: list[MarkedText] | None, spec
     num_validation = round(spec.split.validation * (len(everything) - num_test))
     if test is None and not num_test:
         remedy = "give data.source.test, or a larger data.split.test"
-        raise BadInput.at("data.split.test", f"= {spec.split.test} of {len(everything)} documents leaves no document for the test; {remedy}.")
+        raise BadInput.at(
+            "data.split.test", f"= {spec.split.test} of {len(everything)} documents leaves no document for the test; {remedy}."
+        )
     if num_test + num_validation >= len(everything):
         raise BadInput.at("data.split", f"leaves none of {len(everything)} documents for training; take smaller shares.")
     order = _order(len(everything), seed)
-    cuts = {"test": order[:num_test], "validation": order[num_test : num_test + num_validation], "train": order[num_test + num_validation :]}
+    cuts = {
+        "test": order[:num_test],
+        "validation": order[num_test : num_test + num_validation],
+        "train": order[num_test + num_validation :],
+    }
     parts = {part: [everything[row] for row in np.sort(rows)] for part, rows in cuts.items()}
     return parts if test is None else {**parts, "test": test}
 

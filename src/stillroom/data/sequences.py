@@ -41,6 +41,12 @@ class MarkedText:
     def is_all_learnt(self) -> bool:
         return self.spans == ((0, len(self.text)),)
 
+    @property
+    def halves(self) -> tuple[str, str]:
+        """What stands before the last learnt span, and that span; of a text that is all learnt, the text and nothing."""
+        start, end = self.spans[-1]
+        return (self.text, "") if self.is_all_learnt else (self.text[:start], self.text[start:end])
+
 
 def plain_text(text: str) -> MarkedText:
     """Every token is learnt."""
