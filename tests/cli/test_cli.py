@@ -126,11 +126,13 @@ def test_a_waiver_lets_it_pass_and_shows_everywhere(job: Path) -> None:
         assert "A. Person" in (run / name).read_text(), name
 
 
-def test_a_run_folder_that_cannot_be_written_is_one_clear_error(job: Path) -> None:
+@pytest.mark.parametrize("place", ["taken", "taken/run"])
+def test_a_run_folder_that_cannot_be_written_is_one_clear_error(job: Path, place: str) -> None:
     (job.parent / "taken").write_text("a file")
-    result = stillroom("run", job, "--run", job.parent / "taken" / "run", folder=job.parent)
+    result = stillroom("run", job, "--run", job.parent / place, folder=job.parent)
     assert result.returncode == 1
-    assert "choose another folder with --run" in result.stderr
+    assert "a file stands where a folder is needed; choose another" in result.stderr
+    assert "with --run" in result.stderr
     assert "Traceback" not in result.stderr
 
 

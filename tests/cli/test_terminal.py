@@ -38,12 +38,14 @@ def test_a_log_file_is_told_now_and_then_how_far_the_work_is() -> None:
 def test_work_that_reports_nothing_is_still_heard_of() -> None:
     terminal, said = speaking()
     with terminal:
+        time.sleep(0.12)
         terminal.stage("label", resumed=False)
         terminal.task("asking the teacher")  # a fit of an hour: no news before the first answer
         time.sleep(0.12)
         terminal.stage("evaluate", resumed=False)
         time.sleep(0.12)
     assert "asking the teacher: begun 0 s ago" in said.getvalue()
+    assert "reading the data goes on" in said.getvalue()
     assert "evaluate goes on" in said.getvalue()
 
 

@@ -33,7 +33,7 @@ class Terminal:
             disable=not self._console.is_terminal,
         )
         self._open: dict[TaskID, _Task] = {}
-        self._stage, self._began = "", time.monotonic()
+        self._stage, self._began = "reading the data", time.monotonic()
         self._every, self._ended = said_every_seconds, Event()
         self._speaker = Thread(target=self._speak, daemon=True)
 

@@ -19,6 +19,7 @@ _REMEDIES = {
     errno.EROFS: "the folder is read-only; choose another with --run.",
     errno.EACCES: "no permission to write; choose another folder with --run.",
     errno.EPERM: "no permission to write; choose another folder with --run.",
+    errno.EEXIST: "a file stands where a folder is needed; choose another with --run.",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another folder with --run.",
 }
 
