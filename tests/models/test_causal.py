@@ -91,12 +91,14 @@ def test_the_real_model_loads_and_knows_its_stories(shared_data: Path) -> None:
     with gzip.open(shared_data / "tinystories_sample" / "tinystories_sample.jsonl.gz", "rt") as lines:
         stories = [json.loads(line)["text"] for line, _ in zip(lines, range(300), strict=False)]
     total = tokens = 0.0
-    for story in stories:
-        ids = torch.tensor([tokenizer(story)["input_ids"][:512]], device=model.device)
+    for start in range(0, 300, 50):
+        rows = [torch.tensor(tokenizer(story)["input_ids"][:512]) for story in stories[start : start + 50]]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(model.device)
+        keep = ids >= 0
         with torch.no_grad():
-            logits = head_of(model).logits(hidden_states(model, ids))[0, :-1]
-        total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
-        tokens += ids.shape[1] - 1
+            logits = head_of(model).logits(hidden_states(model, ids.clamp(min=0), attention_mask=keep.long()))
+        total += torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], ignore_index=-1, reduction="sum").item()
+        tokens += keep[:, 1:].sum().item()
     assert total / tokens == pytest.approx(1.5, abs=0.005), "what the weights' own record says of 300 stories"
 
 

@@ -1,1 +1,1 @@
-"""Losses: pure functions of tensors, in nats, neither averaged nor weighted."""
+"""Losses: pure functions of tensors, in nats; no T**2 and no state. Fused with the output projection, they are means over tokens."""

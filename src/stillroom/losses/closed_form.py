@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from stillroom.core.errors import needs_extra, nearest
+from stillroom.core.errors import nearest, needs_extra
 from stillroom.losses.divergence import LOG_FLOOR, LOG_ZERO, check_alpha, check_beta
 
 with needs_extra("torch", "a loss on tensors"):

@@ -159,7 +159,9 @@ def check_beta(beta: float) -> None:
 def check_alpha(alpha: float) -> None:
     """Refuse a skew at which the two sides are the same distribution."""
     if not 0 <= alpha < 1:
-        raise ValueError(f"alpha = {alpha} is outside [0, 1), the skew; 0 is the plain KL, and at 1 the divergence is zero for every student.")
+        raise ValueError(
+            f"alpha = {alpha} is outside [0, 1), the skew; 0 is the plain KL, and at 1 the divergence is zero for every student."
+        )
 
 
 def _log_probs(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ def fused_divergence(
     plan = _Plan(head, teacher, labels, keep, mix, dtype, chunk_rows or max(1, CHUNK_BYTES // (head.vocabulary_size * dtype.itemsize)))
     wanted = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, head.weight, head.bias))
     count = _global_count(num_tokens, len(keep), hidden.device)
-    loss, soft, hard = _Fused.apply(hidden, head.weight, head.bias, count, plan, wanted)
+    loss, soft, hard = _Fused.apply(hidden, head.weight, head.bias, count, plan, wanted)  # type: ignore[no-untyped-call]
     return FusedLoss(loss, soft, hard, len(keep))
 
 
@@ -145,7 +145,7 @@ class _Fused(torch.autograd.Function):
     """The loss, whose gradients are computed beside it; the backward pass scales them."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, count: Tensor, plan: _Plan, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -157,7 +157,7 @@ class _Fused(torch.autograd.Function):
         return loss, soft, hard
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         count, *gradients = ctx.saved_tensors
         scale = upstream / count
@@ -173,10 +173,14 @@ def _forward(
     products = weight.to(dtype)
     soft, hard = hidden.new_zeros((), dtype=total), hidden.new_zeros((), dtype=total)
     inputs = (hidden, weight, bias)
-    by_hidden, by_weight, by_bias = (torch.zeros_like(x, dtype=total) if want and x is not None else None for x, want in zip(inputs, wanted, strict=True))
+    by_hidden, by_weight, by_bias = (
+        torch.zeros_like(x, dtype=total) if want and x is not None else None for x, want in zip(inputs, wanted, strict=True)
+    )
     size = min(plan.chunk_rows, len(plan.keep))
-    raw, answers = (torch.empty((size * used, len(weight)), dtype=dtype, device=hidden.device) for used in (1, isinstance(plan.teacher, DenseTeacher)))
-    for rows in plan.keep.split(plan.chunk_rows):
+    raw, answers = (
+        torch.empty((size * used, len(weight)), dtype=dtype, device=hidden.device) for used in (1, isinstance(plan.teacher, DenseTeacher))
+    )
+    for rows in torch.split(plan.keep, plan.chunk_rows):
         chunk = hidden[rows].to(dtype)
         logits = torch.mm(chunk, products.t(), out=raw[: len(rows)])
         values = loss_and_gradient_(logits, plan.head, plan.answer(rows, answers[: len(rows)]), plan.labels[rows], plan.mix)
@@ -234,14 +238,16 @@ def _check_teacher(teacher: Teacher, head: Head, num_rows: int, mix: Mix) -> Non
         raise ValueError(f"the teacher has {teacher.num_rows} rows, the student {num_rows}; row i of both must be the same position.")
     if isinstance(teacher, DenseTeacher):
         if teacher.hidden.shape[1:] != (teacher.head.width,):
-            raise ValueError(f"teacher.hidden is {tuple(teacher.hidden.shape)}, its head's weight {tuple(teacher.head.weight.shape)}; the widths differ.")
+            raise ValueError(
+                f"teacher.hidden is {tuple(teacher.hidden.shape)}, its head's weight {tuple(teacher.head.weight.shape)}; the widths differ."
+            )
         size: int | None = teacher.head.vocabulary_size
     else:
         size = teacher.vocabulary_size
         if teacher.tail is None and mix.divergence != ForwardKL():
             raise ValueError(
-                f"divergence = {mix.divergence}: a teacher sampled at random gives an unbiased estimate of forward_kl only. Take forward_kl, "
-                "a teacher with `tail`, or a dense teacher."
+                f"divergence = {mix.divergence}: a teacher sampled at random gives an unbiased estimate of forward_kl only. "
+                "Take forward_kl, a teacher with `tail`, or a dense teacher."
             )
         highest = int(torch.where(teacher.probs > 0, teacher.ids, -1).max()) if teacher.ids.numel() else -1
         if size is None and highest >= head.vocabulary_size:

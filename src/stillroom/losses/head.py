@@ -33,7 +33,9 @@ class Head:
         if self.weight.dim() != 2:
             raise ValueError(f"head.weight is {tuple(self.weight.shape)}; it must be (vocabulary, hidden width).")
         if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
-            raise ValueError(f"head.bias is {tuple(self.bias.shape)}, head.weight {tuple(self.weight.shape)}; one bias for each row of the weight.")
+            raise ValueError(
+                f"head.bias is {tuple(self.bias.shape)}, head.weight {tuple(self.weight.shape)}; one bias for each row of the weight."
+            )
         if not self.scale > 0:
             raise ValueError(f"head.scale = {self.scale} must be above 0; 1.0 leaves the logits as they are.")
         if self.soft_cap is not None and not self.soft_cap > 0:
@@ -58,6 +60,8 @@ class Head:
             ValueError: the head has fewer rows than that.
         """
         if not 0 < vocabulary_size <= self.vocabulary_size:
-            raise ValueError(f"cut({vocabulary_size}): the head has {self.vocabulary_size} rows; missing rows are never made up. Cut the larger head.")
+            raise ValueError(
+                f"cut({vocabulary_size}): the head has {self.vocabulary_size} rows; missing rows are never made up. Cut the larger head."
+            )
         bias = None if self.bias is None else self.bias[:vocabulary_size]
         return replace(self, weight=self.weight[:vocabulary_size], bias=bias)

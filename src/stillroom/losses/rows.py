@@ -27,7 +27,7 @@ BLOCK_BYTES = 2**19
 
 @dataclass(frozen=True, eq=False)
 class Mix:
-    """What is summed over rows: soft_weight * divergence at this temperature + hard_weight * cross-entropy. A weight of 0 skips its term."""
+    """What is summed over rows: soft_weight * divergence at this temperature + hard_weight * cross-entropy."""
 
     divergence: Divergence
     temperature: float
@@ -56,7 +56,7 @@ class SampledAnswer:
     entropy: Tensor | None
 
     def compare(self, rows: slice, q: Distribution, mix: Mix) -> tuple[Tensor, Tensor]:
-        """Cross-entropy to the estimate, less the entropy; its gradient (sum of probs) * q - probs is unbiased, and so is no other divergence's."""
+        """Cross-entropy to the estimate, less the entropy; linear in `probs`, and so unbiased, as no other divergence is."""
         probs = self.probs[rows].to(q.probs.dtype)
         ids = torch.where(probs > 0, self.ids[rows], 0)
         value = -(probs * q.log_probs.gather(-1, ids)).sum(dim=-1)
@@ -111,7 +111,7 @@ def loss_and_gradient_(raw: Tensor, head: Head, answer: Answer | None, labels: T
     for rows in _blocks(raw):
         logits, slope = activate(raw[rows].to(soft.dtype), head)
         gradient = _terms(logits, rows, answer, labels, mix, soft, hard)
-        raw[rows] = gradient.mul_(slope)
+        raw[rows] = _scaled(gradient, slope)
     return soft, hard
 
 
@@ -129,7 +129,7 @@ def _terms(logits: Tensor, rows: slice, answer: Answer | None, labels: Tensor, m
         if q is None or mix.temperature != 1:
             q = softmax(tempered(logits, mix.temperature))
         soft[rows], by_logits = answer.compare(rows, q, mix)
-        by_logits.mul_(mix.soft_weight / mix.temperature)
+        by_logits = _scaled(by_logits, mix.soft_weight / mix.temperature)
         gradient = by_logits if gradient is None else gradient.add_(by_logits)
     return torch.zeros_like(logits) if gradient is None else gradient
 
@@ -139,14 +139,20 @@ def activate(raw: Tensor, head: Head) -> tuple[Tensor, Tensor | float]:
     if head.bias is not None:
         raw.add_(head.bias)
     if head.soft_cap is None:
-        return (raw if head.scale == 1 else raw.mul_(head.scale)), head.scale
+        return _scaled(raw, head.scale), head.scale
     bounded = raw.mul_(head.scale / head.soft_cap).tanh_()
     slope = bounded.square().neg_().add_(1).mul_(head.scale)
     return bounded.mul_(head.soft_cap), slope
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """logits / T, in place."""
     return logits if temperature == 1 else logits.div_(temperature)
+
+
+def _scaled(values: Tensor, factor: Tensor | float) -> Tensor:
+    """values * factor, in place; a factor of 1 costs no pass over the memory."""
+    return values if isinstance(factor, float) and factor == 1 else values.mul_(factor)
 
 
 def _blocks(raw: Tensor) -> Iterator[slice]:

@@ -56,10 +56,14 @@ class SparseTeacher:
 
     def __post_init__(self) -> None:
         if self.ids.dim() != 2 or self.ids.shape != self.probs.shape:
-            raise ValueError(f"teacher.ids are {tuple(self.ids.shape)}, teacher.probs {tuple(self.probs.shape)}; both must be (positions, entries).")
+            raise ValueError(
+                f"teacher.ids are {tuple(self.ids.shape)}, teacher.probs {tuple(self.probs.shape)}; both must be (positions, entries)."
+            )
         for name, column in (("tail", self.tail), ("entropy", self.entropy)):
             if column is not None and column.shape != self.ids.shape[:1]:
-                raise ValueError(f"teacher.{name} is {tuple(column.shape)}, teacher.ids {tuple(self.ids.shape)}; one {name} for each position.")
+                raise ValueError(
+                    f"teacher.{name} is {tuple(column.shape)}, teacher.ids {tuple(self.ids.shape)}; one {name} for each position."
+                )
 
     @property
     def num_rows(self) -> int:
