@@ -104,7 +104,7 @@ SAMPLERS: dict[str, Sampler] = {
 def block_bytes(scheme: TokenScheme, answers: TokenAnswers) -> float:
     """Bytes a token, header included, in blocks of EXAMPLE_TOKENS."""
     block = encode(TokenQuestion(NAME, NAME, scheme).block_facts(NAME), answers)
-    return (len(block) - 124) / len(answers) + 124 / EXAMPLE_TOKENS
+    return (len(block) - 120) / len(answers) + 120 / EXAMPLE_TOKENS
 
 
 def number_for(sampler: Sampler, logits: torch.Tensor, target: float) -> int:
