@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+if find_spec("torch") is None:
+    # The base install alone, as `make oldest` tests it: what is written for the extra `torch` is left out.
+    collect_ignore = [
+        "architecture/test_architecture.py",  # the linter belongs to the development tools
+        "export/test_onnx_text.py",
+        "losses",
+        "models/test_text.py",
+        "objectives/test_soft_labels_torch.py",
+        "report/test_browser.py",
+        "students/test_encoders.py",
+        "teachers/test_huggingface.py",
+        "training/test_encoder.py",
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,13 @@ def test_every_module_imports_without_extras_or_names_the_missing_one() -> None:
     assert {"torch", "base"} == set(found.values())
     light = ("core", "spec", "lineage", "data", "knowledge", "evaluation", "report", "pipeline", "cli")
     assert not [name for name, extra in found.items() if extra != "base" and name.split(".")[1] in light]
+
+
+def test_the_oldest_dependencies_are_those_that_pyproject_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    floors = dict(requirement.split(">=") for requirement in project["dependencies"])
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pins.keys() == floors.keys()
+    # A floor of 3.15 is met first by 3.15.1 where 3.15.0 was withdrawn.
+    assert not [name for name, floor in floors.items() if not f"{pins[name]}.".startswith(f"{floor}.")]

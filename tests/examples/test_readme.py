@@ -68,8 +68,6 @@ def test_the_python_does_what_the_readme_says(folder: Path) -> None:
     assert len(SNIPPETS) == 2
     given = (
         "from sklearn.datasets import load_digits\n"
-        "from sklearn.linear_model import LogisticRegression\n"
-        "from sklearn.ensemble import ExtraTreesClassifier\n"
         "table = load_digits(as_frame=True)\n"
         "rows = table.data\n"
         "X, y, pool, X_new = rows[:300], table.target[:300], rows[300:400], rows[400:410]\n"

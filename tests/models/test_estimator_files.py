@@ -173,3 +173,11 @@ def test_what_could_not_be_loaded_again_is_refused_at_saving(held: Any, named: s
     with pytest.raises(StageFailed, match=f"LogisticRegression cannot be saved without pickle: .*{named}"):
         save_estimator(holder, tmp_path / "model.skops")
     assert not (tmp_path / "model.skops").exists()
+
+
+def test_an_estimator_around_a_torch_model_is_refused_and_no_stack_trace(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    holder = LogisticRegression().fit(X, Y > 0)
+    holder.network_ = torch.nn.Linear(2, 2)
+    with pytest.raises(StageFailed, match="LogisticRegression cannot be saved without pickle"):
+        save_estimator(holder, tmp_path / "model.skops")

@@ -46,6 +46,20 @@ def test_every_classifier_fits_without_a_warning(name: str) -> None:
     assert (probs.argmax(axis=1) == truth).mean() > 0.85
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_catboost_prints_nothing_and_leaves_no_folder(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("catboost")
+    X, y = load_iris(return_X_y=True)
+    monkeypatch.chdir(tmp_path)
+    estimator = resolve("catboost", {"iterations": 5}, task, seed=7).fit(X, y)
+    assert estimator.get_params()["random_state"] == 7
+    assert resolve("catboost", {"iterations": 2, "random_seed": 3}, task).fit(X, y).get_params().get("random_state") is None
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_gaussian_process_does_not_repeat_its_noisy_targets() -> None:
     X, y = load_diabetes(return_X_y=True)
     X = (X - X.mean(axis=0)) / X.std(axis=0)

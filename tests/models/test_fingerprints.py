@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -33,10 +34,16 @@ QUICK: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_layer_sizes": [8], "learning_rate_init": 0.02, "tol": 1e-3},
     "naive-bayes": {},
     "svm": {},
+    "xgboost": {"n_estimators": 5},
+    "catboost": {"iterations": 5},
 }
+NAMES = [
+    pytest.param(name, marks=pytest.mark.skipif(name in ("xgboost", "catboost") and find_spec(name) is None, reason="not installed"))
+    for name in QUICK
+]
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", NAMES)
 def test_equal_after_answering_after_refitting_and_after_a_file(
     name: str, fitted: Fit, table: pd.DataFrame, codes: np.ndarray[Any, Any], tmp_path: Path
 ) -> None:
@@ -49,7 +56,7 @@ def test_equal_after_answering_after_refitting_and_after_a_file(
     assert estimator_fingerprint(load_estimator(tmp_path / "model.skops")) == before
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", NAMES)
 def test_other_training_rows_give_another_fingerprint(name: str, fitted: Fit, codes: np.ndarray[Any, Any]) -> None:
     other = codes.copy()
     other[:20] = (other[:20] + 1) % 3

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,28 @@ def test_what_cannot_be_loaded_is_one_clear_error(predictor: TextPredictor, tmp_
         load_classifier(str(tmp_path / "nowhere"))
     with pytest.raises(BadInput, match="pip install no-such-thing"):
         load_classifier("package:no_such_thing/model")
+
+
+@pytest.mark.parametrize("part", ["config", "tokenizer"])
+def test_python_that_comes_with_a_model_is_never_run_nor_asked_about(
+    part: str, predictor: TextPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor.save(tmp_path / "model")
+    file = tmp_path / "model" / ("config.json" if part == "config" else "tokenizer_config.json")
+    content = json.loads(file.read_text())
+    if part == "config":
+        content |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
+    else:
+        content |= {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["theirs.Theirs", "theirs.Theirs"]}}
+    file.write_text(json.dumps(content))
+    classes = "from transformers import BertConfig as Config, BertTokenizerFast as Theirs\n"
+    (tmp_path / "model" / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{classes}")
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    with suppress(BadInput):
+        load_classifier(str(tmp_path / "model"))
+    assert not asked
+    assert not (tmp_path / "ran").exists()
 
 
 def test_weights_that_the_encoder_lacks_are_not_made_up(predictor: TextPredictor, tmp_path: Path) -> None:

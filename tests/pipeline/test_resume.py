@@ -137,6 +137,31 @@ def test_a_changed_objective_trains_again_but_asks_nothing(undisturbed: tuple[Pa
         assert len(store) == len(other)
 
 
+def test_a_job_that_was_changed_killed_and_changed_back_finds_its_own_teacher(
+    undisturbed: tuple[Path, Path, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stillroom
+    from stillroom.pipeline.folder import RunFolder
+
+    job, reference, _ = undisturbed
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+
+    def killed(self: RunFolder, stage: str, inputs: str, **results: Any) -> None:
+        raise KeyboardInterrupt(stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", killed)
+        with pytest.raises(KeyboardInterrupt, match="teacher"):
+            stillroom.run(job, run_dir=run, overrides=["teacher.params={n_estimators: 3}"])
+    stillroom.run(job, run_dir=run, overrides=["evaluation.resamples=300"], until="evaluate")
+    found, expected = (
+        next(m["value"] for m in evidence(folder)["measures"] if (m["arm"], m["measure"]) == ("teacher", "log_loss"))
+        for folder in (run, reference)
+    )
+    assert found == expected
+
+
 def test_two_processes_keep_out_of_each_others_way(undisturbed: tuple[Path, Path, float], tmp_path: Path) -> None:
     from stillroom.core.errors import BadInput
     from stillroom.pipeline.folder import RunFolder

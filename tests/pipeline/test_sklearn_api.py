@@ -19,11 +19,13 @@ from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier
 from sklearn.feature_selection import SelectKBest
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -112,6 +114,55 @@ def test_the_pool_is_answered_by_a_teacher_of_all_rows_and_taught(log: list[tupl
     np.testing.assert_allclose(mixed.predict_proba(pool), np.tile([0.8, 0.2], (25, 1)))  # no label: the teacher alone
 
 
+@pytest.mark.parametrize("kind", [np.asarray, pd.DataFrame, sparse.csr_array])
+def test_labelled_rows_in_the_pool_are_not_asked_again(kind: Any) -> None:
+    # The whole table as the pool: the teacher fitted on all rows would answer them in sample, and undo the folds.
+    X, _ = numbered()
+    y = np.random.default_rng(0).integers(0, 2, 60)
+    nearest, student = KNeighborsClassifier(1), DecisionTreeClassifier(random_state=0)
+    model = DistilledClassifier(nearest, student, hard_label_weight=0.0, calibrate=False, random_state=0)
+    alone = model.fit(kind(X), y).predict_proba(kind(X))
+    np.testing.assert_array_equal(model.fit(kind(X), y, X_unlabeled=kind(X)).predict_proba(kind(X)), alone)
+    assert np.mean(alone.argmax(axis=1) == y) < 0.7  # random labels: nobody knows them who has not seen them
+    both = kind(np.vstack([X[:30], X[:7] + 1000]))
+    assert clone(model).fit(kind(X), y, X_unlabeled=both).student_.tree_.weighted_n_node_samples[0] == pytest.approx(67)
+    regressor = DistilledRegressor(KNeighborsRegressor(1), DecisionTreeRegressor(random_state=0), hard_label_weight=0.0, random_state=0)
+    assert clone(regressor).fit(kind(X), y, X_unlabeled=both).student_.tree_.n_node_samples[0] == 67
+
+
+def test_a_pool_without_rows_is_none() -> None:
+    X, y = numbered()
+    model = DistilledClassifier(LogisticRegression(), random_state=0)
+    np.testing.assert_array_equal(model.fit(X, y, X_unlabeled=X[:0]).predict_proba(X), clone(model).fit(X, y).predict_proba(X))
+
+
+def test_categories_that_only_the_pool_knows_keep_the_column_categorical() -> None:
+    frame, y = people()
+    labelled = frame[:80].assign(town=pd.Categorical(frame["town"][:80]))
+    pool = frame[80:].assign(town=pd.Categorical(["Ulm", "Trier"] * 20))
+    teacher = LGBMClassifier(n_estimators=20, min_child_samples=5, n_jobs=1, verbosity=-1)
+    model = DistilledClassifier(teacher, clone(teacher), random_state=0).fit(labelled, y[:80], X_unlabeled=pool)
+    assert model.score(labelled, y[:80]) > 0.9
+
+
+class Gapless(Recording):
+    """Like XGBoost's: takes no classes but 0, 1, 2 ... without a gap."""
+
+    def fit(self, X: Any, y: Any) -> Recording:
+        assert np.unique(y).tolist() == list(range(len(np.unique(y))))
+        return super().fit(X, y)
+
+
+def test_a_teacher_that_takes_no_gap_meets_none_where_a_class_is_absent(log: list[tuple[str, Any]]) -> None:
+    X, y = numbered(60, 3)
+    y = np.where(y == 1, np.arange(60) % 5 == 4, y + 1)  # classes 0, 1 and 3
+    y[7] = 2
+    model = DistilledClassifier(Gapless(0.3), DecisionTreeClassifier(), hard_label_weight=0.0, calibrate=False, random_state=0).fit(X, y)
+    assert model.classes_.tolist() == [0, 1, 2, 3]
+    answers = model.predict_proba(X)
+    assert (answers[:, 3] > 0).all()  # the last class that each teacher knew, not the third
+
+
 def test_labels_alone_are_the_plain_student_and_the_teacher_is_never_asked(log: list[tuple[str, Any]]) -> None:
     X, y = load_breast_cancer(return_X_y=True)
     names = np.array(["bad", "good"])[y]
@@ -191,6 +242,19 @@ def test_on_a_data_frame_with_pipelines_inside(tail: Any) -> None:
         model.predict(frame.rename(columns={"age": "years"}))
 
 
+def test_a_pipeline_of_one_step_and_one_inside_another_learn_as_their_last_step() -> None:
+    X, y = load_breast_cancer(return_X_y=True)
+    model = DistilledClassifier(Recording(0.3), random_state=0)
+
+    def answers(student: Any) -> Floats:
+        return clone(model).set_params(student=student).fit(X, y).predict_proba(X)
+
+    tree = DecisionTreeClassifier(max_depth=3)
+    np.testing.assert_array_equal(answers(make_pipeline(tree)), answers(tree))
+    inner = make_pipeline(StandardScaler(), LogisticRegression())
+    np.testing.assert_array_equal(answers(make_pipeline(SelectKBest(k=5), inner)), answers(make_pipeline(SelectKBest(k=5), *inner)))
+
+
 def test_a_students_own_scaling_sees_each_row_once() -> None:
     X, y = load_breast_cancer(return_X_y=True)
     model = DistilledClassifier(Recording(0.3), make_pipeline(StandardScaler(), LogisticRegression()), random_state=0).fit(X, y)
@@ -248,6 +312,14 @@ def test_one_seed_one_student() -> None:
         ({"hard_label_weight": 1.5}, "hard_label_weight"),
         ({"folds": 1}, "folds: = 1"),
         ({"teacher": RidgeClassifier()}, "RidgeClassifier has no predict_proba"),
+        ({"teacher": SVC()}, r"teacher: SVC has no predict_proba; .*CalibratedClassifierCV"),
+        ({"teacher": "extra-trees"}, "teacher: = 'extra-trees' is no estimator"),
+        ({"teacher": LogisticRegression}, "teacher: .* is no estimator; give an unfitted one"),
+        ({"teacher": Ridge()}, r"teacher: = Ridge\(\) is no classifier"),
+        ({"student": Ridge(), "hard_label_weight": 1.0}, r"student: = Ridge\(\) is no classifier"),
+        ({"teacher": FrozenEstimator(LogisticRegression())}, "teacher: is frozen, .*give the LogisticRegression inside"),
+        ({"temperature": "2"}, "temperature: = '2' must be a number"),
+        ({"hard_label_weight": None}, "hard_label_weight: = None must be a number"),
         ({"student": RidgeClassifier()}, "RidgeClassifier cannot learn soft labels"),
         ({"student": DecisionTreeClassifier(class_weight="balanced")}, "student.class_weight"),
     ],
@@ -267,20 +339,44 @@ def test_bad_rows_are_refused() -> None:
         model.fit(X, y, X_unlabeled=pd.DataFrame(X))
     with pytest.raises(ValueError, match="3 features, but DistilledClassifier is expecting 2"):
         model.fit(X, y, X_unlabeled=np.ones((4, 3)))
+    for missing in (np.nan, None, pd.NA):
+        with pytest.raises(BadInput, match="y: holds NaN: 2 of 60 labels are missing"):
+            model.fit(X, pd.Series([missing, missing, *y[2:]], dtype=object))
+
+
+@pytest.mark.parametrize("make", [DistilledClassifier, DistilledRegressor])
+def test_where_nobody_can_answer_there_is_nothing_to_learn_without_labels(make: Any) -> None:
+    X, y = np.ones((20, 2)), np.arange(20) % 2
+    with pytest.raises(BadInput, match="hard_label_weight: = 0, and no row has an answer"):
+        make(hard_label_weight=0.0, random_state=0).fit(X, y)
+    labelled = make(hard_label_weight=0.5, random_state=0).fit(X, y)
+    np.testing.assert_allclose(labelled.predict_proba(X) if make is DistilledClassifier else labelled.predict(X), 0.5)
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+def test_an_answer_that_is_no_number_is_not_taken_for_no_answer(fault: float) -> None:
+    X, y = numbered()
+    with pytest.raises(BadInput, match="teacher: answers 12 of 12 rows with NaN or infinity"):
+        DistilledClassifier(Recording(fault), random_state=0).fit(X, y)
+    with pytest.raises(BadInput, match="teacher: answers 12 of 12 rows"):
+        DistilledRegressor(Remembering(fault), random_state=0).fit(X, y)
 
 
 # Regression
 
 
 class Remembering(RegressorMixin, BaseEstimator):
-    """The 1-nearest-neighbour teacher: in sample it only repeats the labels."""
+    """The 1-nearest-neighbour teacher: in sample it only repeats the labels; elsewhere it says `otherwise`."""
+
+    def __init__(self, otherwise: float = -1.0) -> None:
+        self.otherwise = otherwise
 
     def fit(self, X: Any, y: Any) -> Remembering:
         self.known_ = {tuple(row): value for row, value in zip(X, y, strict=True)}
         return self
 
     def predict(self, X: Any) -> Floats:
-        return np.array([self.known_.get(tuple(row), -1.0) for row in X])
+        return np.array([self.known_.get(tuple(row), self.otherwise) for row in X])
 
 
 def test_the_regressors_answers_are_out_of_fold_and_mixed_exactly() -> None:
@@ -292,6 +388,13 @@ def test_the_regressors_answers_are_out_of_fold_and_mixed_exactly() -> None:
     np.testing.assert_allclose(seen.fit(X, y).predict(X), 0.75 * -1.0 + 0.25 * y)
     pooled = seen.fit(X, y, X_unlabeled=X[:3] + 1000)
     np.testing.assert_allclose(pooled.predict(X[:3] + 1000), -1.0)
+
+
+def test_a_classifier_is_no_regressor() -> None:
+    X, y = numbered()
+    for place in ("teacher", "student"):
+        with pytest.raises(BadInput, match=rf"{place}: = DecisionTreeClassifier\(\) is no regressor"):
+            DistilledRegressor(**{place: DecisionTreeClassifier()}).fit(X, y)
 
 
 def test_diabetes_gains_from_answers_out_of_fold() -> None:

@@ -40,6 +40,17 @@ def test_no_row_is_answered_by_a_teacher_that_had_seen_it(store: MemoryStore) ->
             assert knowledge.values[row].tolist() == np.eye(3)[batch.target[nearest]].tolist()
 
 
+def test_a_row_whose_class_the_fold_has_not_seen_has_no_answer(store: MemoryStore) -> None:
+    """All rows of class z lie in one fold, as the rows of one group do."""
+    batch, rows = make_batch(), np.arange(40)
+    lonely = np.flatnonzero(batch.target == 2)
+    others = np.setdiff1d(rows, lonely)
+    folds = [(others, lonely), (np.concatenate([lonely, others[:10]]), others[10:]), (np.concatenate([lonely, others[10:]]), others[:10])]
+    knowledge = out_of_fold(store, NearestRecipe(), batch, folds=folds)
+    assert np.isnan(knowledge.values[lonely]).all()
+    assert np.isfinite(knowledge.values[others]).all()
+
+
 def test_in_sample_answers_are_marked_as_seen_and_refused_for_training(store: MemoryStore) -> None:
     batch = make_batch()
     knowledge = label_in_sample(NearestRecipe(), batch, store, classes=CLASSES, seed=0, batch_size=7)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -156,6 +157,23 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_random_numb
         assert before == [random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+def test_the_settings_are_the_callers_and_one_training_does_not_shape_the_next(tiny_bert: Make, tmp_path: Path) -> None:
+    # Both are bugs that were found elsewhere: a learning rate multiplied in the job's own settings, hooks set on the class.
+    settings = {**TrainingSpec().model_dump(), "per_device_train_batch_size": 2, "arguments": {"adam_beta2": 0.98, "eval_steps": 2}}
+    before = copy.deepcopy(settings)
+    states = []
+    for name, t in (("a", 2.0), ("b", 8.0), ("c", 2.0)):
+        model, tokenizer = tiny_bert(CLASSES)
+        train_encoder(
+            model, tokenizer, examples(16), column="text", classes=CLASSES, probs=answers(16), temperature=t, hard_label_weight=0.0,
+            loss_fn=soft_label_loss, settings=settings, seed=0, folder=tmp_path / name, validation=examples(8, seed=3),
+        )  # fmt: skip
+        states.append(weights(model))
+        assert settings == before
+    assert torch.equal(states[0], states[2])
+    assert not torch.equal(states[0], states[1])
 
 
 # The loss's means

@@ -109,6 +109,16 @@ def test_a_70_30_label_is_learnt_as_70_30(name: str, t: float, num_classes: int)
         np.testing.assert_allclose(answers, teacher, atol=tolerance)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_xgboost_learns_a_70_30_label_as_70_30(num_classes: int) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    batch, p, teacher = two_groups(num_classes)
+    student = xgboost.XGBClassifier(n_estimators=60, min_child_weight=0, n_jobs=1)
+    for t in TEMPERATURES:
+        answers = fitted(student, batch, p, SoftLabels(t, 0.0), num_classes).predict_values(batch.features.iloc[[0, -1]])
+        np.testing.assert_allclose(answers, teacher, atol=0.004)
+
+
 @pytest.mark.parametrize("name", ["random-forest", "extra-trees"])
 def test_a_bootstrap_draws_rows_not_classes(name: str) -> None:
     # A forest's own bootstrap over class copies would draw 70 without 30 and pull a deep leaf towards the even split.
@@ -299,6 +309,22 @@ def test_a_leaf_holds_as_many_rows_as_it_must() -> None:
         assert weights[0] == pytest.approx(50)
         assert weights[member.tree_.children_left == -1].min() >= 12 - 1e-4
         assert member.tree_.n_leaves > 1
+
+
+def test_numbers_of_numpy_are_counted_as_pythons() -> None:
+    # As a search over np.arange hands them in.
+    batch, p = a_table(200, 2)
+    x, masses = batch.features.to_numpy(), SoftLabels(2.0, 0.0).targets(p, np.full(200, -1))
+    settings: dict[Any, list[dict[str, int]]] = {
+        DecisionTreeClassifier(random_state=0): [{"min_samples_leaf": 1, "min_samples_split": 40}, {"min_samples_leaf": 20}],
+        RandomForestClassifier(3, random_state=0): [{"max_samples": 10}],
+    }
+    for estimator, each in settings.items():
+        for numbers in each:
+            plain = fit_copies(clone(estimator).set_params(**numbers), x, masses, place="")
+            arrays = {key: np.int64(value) for key, value in numbers.items()}
+            same = fit_copies(clone(estimator).set_params(**arrays), x, masses, place="")
+            np.testing.assert_array_equal(same.predict_proba(x), plain.predict_proba(x))
 
 
 @pytest.mark.filterwarnings("ignore:.*Maximum iterations")

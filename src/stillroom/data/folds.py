@@ -58,7 +58,8 @@ def make_folds(batch: Batch, *, task: Task, num_folds: int, kind: SplitKind, see
         strata = batch.target.astype(np.int64) if classified else np.zeros(len(batch), dtype=np.int64)
         if classified:
             _check_members(batch, strata, num_folds, kind, classes)
-        block_of = _deal(units, "different rows" if kind == "random" else "groups", strata, num_folds, seed)
+        _check_units(units, "different rows" if kind == "random" else "groups", num_folds)
+        block_of = deal(units, strata, num_folds, seed)
     folds = []
     for fold in range(num_folds):
         answer = block_of == fold
@@ -70,12 +71,14 @@ def make_folds(batch: Batch, *, task: Task, num_folds: int, kind: SplitKind, see
     return folds
 
 
-def _deal(units: NDArray[Any], unit_name: str, strata: NDArray[np.int64], num_folds: int, seed: int) -> NDArray[np.intp]:
-    """(n,) the fold of each row. Large units first, each to the fold that holds least of its classes, then of all rows."""
+def deal(units: NDArray[Any], strata: NDArray[np.int64], num_folds: int, seed: int) -> NDArray[np.intp]:
+    """(n,) the fold of each row. Large units first, each to the fold that holds least of its classes, then of all rows.
+
+    Args:
+        units: (n,) rows of one unit share a fold.
+        strata: (n,) class codes, which the folds hold in equal shares; all 0 for none.
+    """
     _, unit_of, sizes = np.unique(units, return_inverse=True, return_counts=True)
-    if len(sizes) < num_folds:
-        remedy = f"set it to at most {len(sizes)}" if len(sizes) > 1 else "split by another column, or add rows"
-        raise BadInput.at(_PLACE, f"= {num_folds}, but the training data has only {len(sizes)} {unit_name}; {remedy}.")
     pairs, counts = np.unique(np.column_stack([unit_of, strata]), axis=0, return_counts=True)
     content: list[list[tuple[int, int]]] = [[] for _ in sizes]  # (stratum, rows) of each unit
     for (unit, stratum), count in zip(pairs.tolist(), counts.tolist(), strict=True):
@@ -93,6 +96,13 @@ def _deal(units: NDArray[Any], unit_name: str, strata: NDArray[np.int64], num_fo
             held[stratum][fold] += count
             rows[fold] += count
     return fold_of[unit_of]
+
+
+def _check_units(units: NDArray[Any], name: str, num_folds: int) -> None:
+    found = len(np.unique(units))
+    if found < num_folds:
+        remedy = f"set it to at most {found}" if found > 1 else "split by another column, or add rows"
+        raise BadInput.at(_PLACE, f"= {num_folds}, but the training data has only {found} {name}; {remedy}.")
 
 
 def _time_blocks(times: NDArray[Any], num_blocks: int) -> NDArray[np.intp]:

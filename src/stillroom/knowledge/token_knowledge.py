@@ -72,6 +72,11 @@ def header_facts(block: BlockFacts) -> dict[str, Any]:
     return {"question": QUESTION, "scheme": block.scheme.kind, "number": block.scheme.number, **{n: getattr(block, n) for n in names}}
 
 
+def missing_examples(store: KnowledgeStore, question: TokenQuestion, examples: Sequence[TokenExample]) -> list[int]:
+    """Positions in `examples` that have no stored answer to the question."""
+    return store.missing([question.key(example.fingerprint) for example in examples])
+
+
 def put_answers(store: KnowledgeStore, question: TokenQuestion, examples: Sequence[TokenExample], answers: Sequence[Answers]) -> None:
     """Store the answers to the asked positions of each example; durable when this returns."""
     names = [example.fingerprint for example in examples]

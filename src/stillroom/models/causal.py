@@ -71,6 +71,18 @@ def load_causal(name: str, *, place: str = "model") -> tuple[PreTrainedModel, Pr
     return model, tokenizer
 
 
+def load_tokenizer(name: str, *, place: str = "model") -> PreTrainedTokenizerBase:
+    """The tokenizer of a causal language model, without its weights.
+
+    Raises:
+        BadInput: nothing to load there, or a tokenizer with code of its own.
+    """
+    source = locate_model(name, place)
+    with quiet(), readable(name, place):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return tokenizer
+
+
 def save_causal(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Weights (safetensors), config and tokenizer, as `transformers.AutoModelForCausalLM` loads them without Stillroom.
 

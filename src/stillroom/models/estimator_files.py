@@ -40,6 +40,7 @@ with _without_torch():
 
 TRUSTED_PACKAGES = (*ALLOWED_PACKAGES, "stillroom")
 _HARMLESS = frozenset({"collections.OrderedDict", "collections.defaultdict", "numpy.dtype", "stillroom.models.tabular.ColumnsWithMissing"})
+_BOOSTING = frozenset({"Booster", "CatBoostClassifier", "CatBoostRegressor"})
 _NEVER = ("tests", "_testing", "testing", "conftest", "datasets", "externals")
 """Parts of the trusted packages whose classes have no place in a model."""
 
@@ -54,7 +55,7 @@ def save_estimator(estimator: object, path: Path) -> None:
         content = skops.io.dumps(estimator, compression=ZIP_DEFLATED)
         refused = [name for name in skops.io.get_untrusted_types(data=content) if not _is_trusted(name)]
         reason = f"it holds {', '.join(refused)}" if refused else ""
-    except (UnsupportedTypeException, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (UnsupportedTypeException, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error)
     if reason:
         remedy = "choose an estimator made of scikit-learn's or LightGBM's own parts."
@@ -88,7 +89,7 @@ def load_estimator(path: Path, *, place: str | None = None) -> Any:
     except BadInput:
         raise
     # skops and the estimators' own __setstate__ fail in many ways on a damaged or crafted file.
-    except (BadZipFile, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, OSError, RecursionError) as error:
+    except (BadZipFile, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[:1]
         raise BadInput.at(place, f"is damaged, or of another version: {''.join(reason) or type(error).__name__}") from error
     return estimator
@@ -108,8 +109,8 @@ def _is_trusted(name: str) -> bool:
         return False
     if not isinstance(found, type) or found.__module__.split(".")[0] not in TRUSTED_PACKAGES:
         return False
-    # Beside estimators, scikit-learn needs its losses, trees and kernels; the boosting packages their boosters.
-    return issubclass(found, BaseEstimator) or parts[0] == "sklearn" or found.__name__ in ("Booster", "_CatBoost", "CatBoost")
+    # Beside estimators, scikit-learn needs its losses, trees and kernels; the boosting packages what is no BaseEstimator.
+    return issubclass(found, BaseEstimator) or parts[0] == "sklearn" or found.__name__ in _BOOSTING
 
 
 def _check_trees(estimator: object) -> None:

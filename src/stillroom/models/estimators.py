@@ -58,6 +58,7 @@ NO_EFFECT = frozenset({"n_jobs", "verbose", "verbosity"})
 """Parameters that cannot change an answer: no part of any fingerprint."""
 
 _QUIET_LIGHTGBM = {"verbosity": -1, "deterministic": True, "force_row_wise": True, "n_jobs": 0}
+_QUIET_CATBOOST = {"verbose": False, "allow_writing_files": False}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     # The library's own 100 and 200 iterations stop short of convergence on ordinary tables, with a warning.
     "sklearn.linear_model.LogisticRegression": {"max_iter": 1000},
@@ -67,6 +68,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     # as OpenMP is told to use; LightGBM's own default takes every core, so that its latency would not compare with another arm's.
     "lightgbm.LGBMClassifier": _QUIET_LIGHTGBM,
     "lightgbm.LGBMRegressor": _QUIET_LIGHTGBM,
+    # Its own are a line for each of 1000 trees, and a folder in the working directory.
+    "catboost.CatBoostClassifier": _QUIET_CATBOOST,
+    "catboost.CatBoostRegressor": _QUIET_CATBOOST,
 }
 """What differs from a library's own defaults, where the job's params are silent. Recorded in `recipe_facts` with the rest."""
 
@@ -93,8 +97,9 @@ def resolve_estimator(name: str, params: Mapping[str, Any], *, task: Task, seed:
     accepted = _parameters(cls)
     defaults = _gaussian_process(task) if name == "gaussian-process" else _DEFAULTS.get(path, {})
     arguments = {**defaults, **params}
-    if key := next((key for key in ("random_state", "random_seed") if key in accepted), None):
-        arguments.setdefault(key, seed)
+    seeds = [key for key in ("random_state", "random_seed") if key in accepted]  # CatBoost knows both, and takes one
+    if seeds and not any(key in params for key in seeds):
+        arguments[seeds[0]] = seed
     try:
         estimator = cls(**arguments)
         # scikit-learn checks values in fit; asking now refuses a bad job before anything heavy starts.

@@ -76,6 +76,8 @@ def _object_facts(value: Any, above: tuple[int, ...]) -> Any:
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     if name == "lightgbm.basic.Booster":
         return ["object", name, value.model_to_string(num_iteration=-1)]
+    if name.startswith("catboost.") and hasattr(value, "get_metadata"):
+        value = _without_date(value)
     if isinstance(value, (np.random.RandomState, np.random.Generator)):
         # The seed sequence behind it does not survive a file, and shapes nothing that the state does not.
         generator = value._bit_generator if isinstance(value, np.random.RandomState) else value.bit_generator
@@ -95,3 +97,13 @@ def _object_facts(value: Any, above: tuple[int, ...]) -> Any:
         state = {key: part for key, part in state.items() if key not in NO_EFFECT | _ADDRESSES}
     held = (arguments, state, None if items is None else list(items), None if pairs is None else dict(pairs))
     return ["object", name, _facts(build, above), *(_facts(part, above) for part in held)]
+
+
+def _without_date(model: Any) -> Any:
+    """A copy of a CatBoost model without the moment of its training and the random number that it was given."""
+    copy = model.copy()
+    if copy.is_fitted():
+        notes = copy.get_metadata()
+        for key in ("model_guid", "train_finish_time"):
+            notes[key] = ""
+    return copy

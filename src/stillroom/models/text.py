@@ -126,14 +126,21 @@ def load_classifier(
     """
     source = locate_model(name, place)
     with quiet(), seeded(new_head_seed or 0), readable(name, place):
-        config = AutoConfig.from_pretrained(source)
+        # Said outright: left open, transformers asks at the terminal whether to run the Python that comes with a model.
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         fresh = new_head_seed is not None and set(_labels(config)) != set(classes or ())
         if fresh:
             set_labels(config, classes or ())
         model, found = AutoModelForSequenceClassification.from_pretrained(
-            source, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=fresh, output_loading_info=True
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=fresh,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         if fresh:
             _reset_head(model)
     missing = sorted(found["missing_keys"])

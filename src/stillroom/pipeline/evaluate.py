@@ -46,6 +46,7 @@ def evaluate_arms(work: Work, measure: Callable[[], tuple[Evidence, Details]]) -
     work.listener.stage("evaluate", resumed=record is not None)
     if record is not None:
         return Evidence.from_json(record["evidence"])
+    work.folder.begin("evaluate")
     with counted(work.folder.count("evaluate"), inputs) as seconds:
         evidence, details = measure()
         write_json(work.folder.details, details.to_json())

@@ -42,6 +42,7 @@ def export(work: Work) -> Exported:
     record = work.folder.done("export", inputs, *map(work.folder.export, work.job.export.formats))
     work.listener.stage("export", resumed=record is not None)
     if record is None:
+        work.folder.begin("export")
         with counted(work.folder.count("export"), inputs) as seconds:
             made = {kind: _export(work, kind) for kind in work.job.export.formats}
             parity = {kind: asdict(check) for kind, (check, _) in made.items()}

@@ -89,6 +89,12 @@ class RunFolder:
         content = read_record(self.record(stage))
         return content if content.get("inputs") == inputs and all(path.exists() for path in made) else None
 
+    def begin(self, stage: str) -> None:
+        """Before a stage replaces its results: from here on the old record vouches for nothing, should this attempt be killed
+        half-way and the job changed back. What it counted stays."""
+        if content := read_record(self.record(stage)):
+            write_json(self.record(stage), {**content, "inputs": ""})
+
     def finish(self, stage: str, inputs: str, **results: Any) -> dict[str, Any]:
         """Record that the stage has ended with these inputs, and what it found."""
         content = {"inputs": inputs, **results}

@@ -67,6 +67,7 @@ def label(work: Work) -> TransferSet:
     with store:
         keeper = _Keeper(work, source, inputs)
         if record is None:
+            work.folder.begin("label")
             with counted(work.folder.count("label"), inputs) as seconds:
                 known, known_pool = keeper.answers(pool, store)
                 record = work.folder.finish("label", inputs, **_conclude(work, keeper, known), seconds=seconds())
@@ -99,6 +100,7 @@ class _Keeper:
         else:
             work.listener.say("fitting the teacher on all training rows")
             teacher = fit_teacher(self.recipe, work.dataset.train, classes=work.dataset.classes, seed=work.job.seed)
+        folder.begin("teacher")
         with whole_folder(folder.teacher) as draft:
             teacher.save(draft)
         folder.finish("teacher", self.inputs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -11,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, RegressorMixin, is_classifier, is_regressor
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import assert_all_finite, check_consistent_length, check_random_state, column_or_1d, get_tags
@@ -22,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from stillroom.core.errors import BadInput
 from stillroom.core.records import Calibration
+from stillroom.data.folds import deal
 from stillroom.models.calibrated import apply_calibration
 from stillroom.models.tabular import scaled_probabilities
 from stillroom.objectives.soft_labels import SoftLabels
@@ -57,6 +60,23 @@ class _Distilled(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _student(self) -> Any:
         raise NotImplementedError
 
+    def _check_settings(self) -> None:
+        """Refuse settings of the wrong kind; above all a teacher or a student that is no unfitted estimator of the task."""
+        if not (isinstance(self.folds, (int, np.integer)) and self.folds >= 2):
+            raise BadInput.at("folds", f"= {self.folds!r} must be a whole number, 2 or more.")
+        for name in ("temperature", "hard_label_weight"):
+            if not isinstance(getattr(self, name, 1.0), Real):
+                raise BadInput.at(name, f"= {getattr(self, name)!r} must be a number.")
+        fits, kind = (is_classifier, "classifier") if isinstance(self, ClassifierMixin) else (is_regressor, "regressor")
+        for place, part in (("teacher", self._teacher()), ("student", self._student())):
+            if isinstance(part, type) or not hasattr(part, "__sklearn_tags__"):
+                raise BadInput.at(place, f"= {part!r} is no estimator; give an unfitted one, such as {type(self)()._teacher()!r}.")
+            if isinstance(part, FrozenEstimator):
+                remedy = f"give the {type(part.estimator).__name__} inside it; copies of that are fitted."
+                raise BadInput.at(place, f"is frozen, so it cannot be fitted without the rows that it answers; {remedy}")
+            if not fits(part):
+                raise BadInput.at(place, f"= {part!r} is no {kind}, which a {type(self).__name__} needs.")
+
     def _rows(self, X: Any, *, fitting: bool, least: int = 1) -> Any:
         """`X` checked against the fit. A DataFrame is left as it is: what its columns hold is for the estimators inside."""
         if hasattr(X, "iloc"):
@@ -70,40 +90,59 @@ class _Distilled(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _rows_and_target(self, X: Any, y: Any) -> tuple[Any, Any]:
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+        self._check_settings()
         X = self._rows(X, fitting=True, least=2)
         y = column_or_1d(y, warn=True)
+        if num_missing := int(pd.isna(y).sum()):
+            raise BadInput.at("y", f"holds NaN: {num_missing} of {len(y)} labels are missing. Give such rows as X_unlabeled, not in X.")
         assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
-        if not (isinstance(self.folds, (int, np.integer)) and self.folds >= 2):
-            raise BadInput.at("folds", f"= {self.folds!r} must be a whole number, 2 or more.")
         return X, y
 
-    def _with_pool(self, X: Any, X_unlabeled: Any) -> tuple[Any, Any, int]:
-        """The rows of both, the pool alone (None without one), and its size."""
+    def _with_pool(self, X: Any, X_unlabeled: Any) -> tuple[Any, Any]:
+        """The rows of both, and the pool alone: None without one.
+
+        Copies of a labelled row leave the pool: who answers it has seen them, with their labels.
+        """
         if X_unlabeled is None:
-            return X, None, 0
+            return X, None
         if hasattr(X, "iloc") != hasattr(X_unlabeled, "iloc"):
             raise BadInput.at("X_unlabeled", "and X must be of one kind: two DataFrames, or two arrays.")
-        pool = self._rows(X_unlabeled, fitting=False)
-        if hasattr(X, "iloc"):
-            return pd.concat([X, pool], ignore_index=True), pool, len(pool)
-        return (sparse.vstack([X, pool], format="csr") if sparse.issparse(X) else np.vstack([X, pool])), pool, pool.shape[0]
+        pool = self._rows(X_unlabeled, fitting=False, least=0)
+        both, n = _stacked(X, pool), X.shape[0]
+        groups = _groups(both)
+        fresh = np.flatnonzero(~np.isin(groups[n:], groups[:n]))
+        if not len(fresh):
+            return X, None
+        return _take(both, np.concatenate([np.arange(n), n + fresh])), _take(pool, fresh)
 
-    def _learn(self, X: Any, used: NDArray[np.intp], hints: NDArray[Any], learn: Any) -> Learnt:
+    def _folds(self, X: Any, codes: NDArray[np.int64]) -> Iterator[FoldRows]:
+        """(rows to fit a teacher on, rows to ask it about): none if there are too few. Copies of a row share a fold."""
+        groups = _groups(X)
+        num_folds = min(int(self.folds), int(np.bincount(codes).max()), len(np.unique(groups)))
+        if num_folds >= 2:
+            fold_of = deal(groups, codes, num_folds, self._seed)
+            yield from ((np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(num_folds))
+
+    def _learn(self, student: Any, X: Any, hints: NDArray[Any], learn: Any) -> Learnt:
         """Fit the student; of a Pipeline, the steps before the last one see the rows once, the last one the soft targets.
 
         Args:
-            used: the rows that the objective looks at.
+            X: the rows that the objective looks at.
             hints: (n,) targets for steps that want some.
             learn: (estimator, inputs) -> Learnt.
         """
-        student, rows = self._student(), _take(X, used)
-        if not isinstance(student, Pipeline) or len(student.steps) == 1:
-            return learn(student, rows)  # type: ignore[no-any-return]
-        head = seeded(student[:-1], self._seed)
-        learnt = learn(student[-1], head.fit_transform(rows, hints[used]))
-        pipeline = Pipeline([*head.steps, (student.steps[-1][0], learnt.estimator)])
-        return Learnt(pipeline, learnt.answers, learnt.logit_scale, learnt.curve)
+        if not len(hints):
+            found = "= 0, and no row has an answer: a teacher has to be fitted without the rows that it answers, and their copies"
+            raise BadInput.at("hard_label_weight", f"{found}. Give more different rows of each class, or set it above 0.")
+        if not isinstance(student, Pipeline):
+            return learn(student, X)  # type: ignore[no-any-return]
+        *before, (name, last) = student.steps
+        if before:
+            head = seeded(Pipeline(before), self._seed)
+            X, before = head.fit_transform(X, hints), head.steps
+        learnt = self._learn(last, X, hints, learn)
+        return replace(learnt, estimator=Pipeline([*before, (name, learnt.estimator)]))
 
 
 class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
@@ -165,10 +204,10 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
             raise BadInput.at("y", f"has 1 class, {self.classes_[0]!r}; a classifier needs at least 2 classes.")
         objective = SoftLabels(self.temperature, self.hard_label_weight)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        rows, pool, pool_size = self._with_pool(X, X_unlabeled)
+        rows, pool = self._with_pool(X, X_unlabeled)
         self.calibration_: Calibration | None = None
         probs = self._answers(X, codes, pool, num_classes) if self.hard_label_weight < 1 else None
-        codes = np.concatenate([codes, np.full(pool_size, -1)]).astype(np.int64)
+        codes = np.concatenate([codes, np.full(rows.shape[0] - len(codes), -1)]).astype(np.int64)
         used = rows_used(codes, probs, objective)
         # Steps that want a target get the label, and the teacher's opinion where there is none.
         hints = codes if probs is None else np.where(codes >= 0, codes, np.nan_to_num(probs).argmax(axis=1))
@@ -179,7 +218,7 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
                 student, inputs, codes[used], answers, objective, num_classes=num_classes, seed=self._seed, place="student"
             )
 
-        self._learnt = self._learn(rows, used, hints, learn)
+        self._learnt = self._learn(self._student(), _take(rows, used), hints[used], learn)
         self.student_ = self._learnt.estimator
         return self
 
@@ -189,7 +228,8 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
         X = self._rows(X, fitting=False)
         if self._learnt.answers == "logits":
             return np.asarray(np.exp(log_softmax(self.student_.predict(X), axis=1)))
-        probs = _aligned(self.student_, X, len(self.classes_))
+        probs = np.zeros((X.shape[0], len(self.classes_)))
+        probs[:, np.asarray(self.student_.classes_, dtype=np.intp)] = self.student_.predict_proba(X)
         return probs if self._learnt.logit_scale == 1 else scaled_probabilities(probs, self._learnt.logit_scale)
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -206,31 +246,28 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
     def _answers(self, X: Any, codes: NDArray[np.intp], pool: Any, num_classes: int) -> Floats:
         """(n + m, K) the teacher's calibrated answers, out of fold for the n labelled rows; NaN where it has none."""
         if not hasattr(self._teacher(), "predict_proba"):
-            raise BadInput.at("teacher", f"{type(self._teacher()).__name__} has no predict_proba; use a classifier that has.")
+            remedy = "take a classifier that has one, or wrap it: CalibratedClassifierCV(..., ensemble=False)"
+            raise BadInput.at("teacher", f"{type(self._teacher()).__name__} has no predict_proba; {remedy}.")
         probs = np.full((len(codes), num_classes), np.nan)
         for fit_rows, answer_rows in self._folds(X, codes):
             known = answer_rows[np.isin(codes[answer_rows], codes[fit_rows])]
             if len(known) and len(np.unique(codes[fit_rows])) > 1:
-                teacher = seeded(self._teacher(), self._seed).fit(_take(X, fit_rows), codes[fit_rows])
-                probs[known] = _aligned(teacher, _take(X, known), num_classes)
-        if pool is not None:
-            teacher = seeded(self._teacher(), self._seed).fit(X, codes)
+                probs[known] = self._ask(_take(X, fit_rows), codes[fit_rows], _take(X, known), num_classes)
         if self.calibrate:
             found = calibrate(probs, codes.astype(np.int64), seed=self._seed)
             self.calibration_ = found if found.kept else None
         if pool is not None:
-            probs = np.vstack([probs, _aligned(teacher, pool, num_classes)])
+            probs = np.vstack([probs, self._ask(X, codes, pool, num_classes)])
         return probs if self.calibration_ is None else apply_calibration(probs, self.calibration_)
 
-    def _folds(self, X: Any, codes: NDArray[np.intp]) -> Iterator[FoldRows]:
-        groups = _groups(X)
-        num_folds = min(int(self.folds), int(np.bincount(codes).max()), len(np.unique(groups)))
-        if num_folds >= 2:
-            folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=self._seed)
-            with warnings.catch_warnings():
-                # A class with fewer members than folds is all right: who has not seen it does not answer for it.
-                warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-                yield from list(folds.split(np.zeros(len(codes)), codes, groups))
+    def _ask(self, X: Any, codes: NDArray[np.int64], asked: Any, num_classes: int) -> Floats:
+        """(m, K) what the teacher fitted on `X` answers to the rows `asked`; zeros for a class that it has not seen."""
+        # Numbered from 0 without a gap: XGBoost takes no other classes.
+        present, numbers = np.unique(codes, return_inverse=True)
+        teacher = seeded(self._teacher(), self._seed).fit(X, numbers)
+        probs = np.zeros((asked.shape[0], num_classes))
+        probs[:, present] = _finite(teacher.predict_proba(asked))
+        return probs
 
 
 class DistilledRegressor(RegressorMixin, _Distilled):  # type: ignore[misc]
@@ -264,16 +301,16 @@ class DistilledRegressor(RegressorMixin, _Distilled):  # type: ignore[misc]
         y = np.asarray(y, dtype=np.float64)
         objective = SoftLabels(1.0, self.hard_label_weight)  # checks the weight
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        rows, pool, pool_size = self._with_pool(X, X_unlabeled)
+        rows, pool = self._with_pool(X, X_unlabeled)
         values = self._answers(X, y, pool) if objective.hard_label_weight < 1 else None
-        labels = np.concatenate([y, np.full(pool_size, np.nan)])
+        labels = np.concatenate([y, np.full(rows.shape[0] - len(y), np.nan)])
         targets, weights = value_targets(labels, values, objective.hard_label_weight)
         used = np.flatnonzero(weights > 0)
 
         def learn(student: Any, inputs: Any) -> Learnt:
             return learn_values(student, inputs, targets[used], weights[used], seed=self._seed)
 
-        self.student_ = self._learn(rows, used, targets, learn).estimator
+        self.student_ = self._learn(self._student(), _take(rows, used), targets[used], learn).estimator
         return self
 
     def predict(self, X: Any) -> Floats:
@@ -289,31 +326,49 @@ class DistilledRegressor(RegressorMixin, _Distilled):  # type: ignore[misc]
 
     def _answers(self, X: Any, y: Floats, pool: Any) -> Floats:
         """(n + m,) the teacher's answers, out of fold for the n labelled rows; NaN where it has none."""
-        groups, values = _groups(X), np.full(len(y), np.nan)
-        num_folds = min(int(self.folds), len(np.unique(groups)))
-        if num_folds >= 2:
-            folds = GroupKFold(num_folds, shuffle=True, random_state=self._seed)
-            for fit_rows, answer_rows in folds.split(np.zeros(len(y)), groups=groups):
-                teacher = seeded(self._teacher(), self._seed).fit(_take(X, fit_rows), y[fit_rows])
-                values[answer_rows] = np.asarray(teacher.predict(_take(X, answer_rows))).reshape(-1)
-        if pool is not None:
-            teacher = seeded(self._teacher(), self._seed).fit(X, y)
-            values = np.concatenate([values, np.asarray(teacher.predict(pool)).reshape(-1)])
-        return values
+        values = np.full(len(y), np.nan)
+        for fit_rows, answer_rows in self._folds(X, np.zeros(len(y), dtype=np.int64)):
+            values[answer_rows] = self._ask(_take(X, fit_rows), y[fit_rows], _take(X, answer_rows))
+        return values if pool is None else np.concatenate([values, self._ask(X, y, pool)])
+
+    def _ask(self, X: Any, y: Floats, asked: Any) -> Floats:
+        """(m,) what the teacher fitted on `X` answers to the rows `asked`."""
+        return np.ravel(_finite(seeded(self._teacher(), self._seed).fit(X, y).predict(asked)))
 
 
 def _take(X: Any, rows: NDArray[np.intp]) -> Any:
     return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
 
 
-def _aligned(estimator: Any, X: Any, num_classes: int) -> Floats:
-    """(n, K) probabilities, a column a code; zeros for a class that the estimator has never seen."""
-    probs = np.zeros((X.shape[0], num_classes))
-    probs[:, np.asarray(estimator.classes_, dtype=np.intp)] = estimator.predict_proba(X)
-    return probs
+def _finite(answers: Any) -> Floats:
+    """A teacher's answers. One that is NaN would pass for a row that nobody was asked about."""
+    values: Floats = np.asarray(answers, dtype=np.float64)
+    if num_bad := int((~np.isfinite(values).reshape(len(values), -1).all(axis=1)).sum()):
+        reason = "an answer has to be finite. Does it cope with missing or extreme values?"
+        raise BadInput.at("teacher", f"answers {num_bad} of {len(values)} rows with NaN or infinity; {reason}")
+    return values
 
 
-def _groups(X: Any) -> NDArray[np.uint64]:
+def _stacked(X: Any, pool: Any) -> Any:
+    """The rows of both."""
+    if not hasattr(X, "iloc"):
+        return sparse.vstack([X, pool], format="csr") if sparse.issparse(X) else np.vstack([X, pool])
+    # Categories that differ would make it a column of strings, which LightGBM refuses.
+    for name in X.columns[[isinstance(dtype, pd.CategoricalDtype) for dtype in X.dtypes]]:
+        if isinstance(pool[name].dtype, pd.CategoricalDtype):
+            categories = X[name].cat.categories.append(pool[name].cat.categories).unique()
+            X, pool = (frame.assign(**{name: frame[name].cat.set_categories(categories)}) for frame in (X, pool))
+    return pd.concat([X, pool], ignore_index=True)
+
+
+def _groups(X: Any) -> NDArray[np.intp]:
     """(n,) equal numbers for equal rows: copies of a row must share a fold, or the teacher has seen what it answers."""
-    frame = X if hasattr(X, "iloc") else pd.DataFrame(X.toarray() if sparse.issparse(X) else X)
-    return np.asarray(pd.util.hash_pandas_object(frame, index=False), dtype=np.uint64)
+    if not sparse.issparse(X):
+        rows = pd.util.hash_pandas_object(X if hasattr(X, "iloc") else pd.DataFrame(X), index=False).to_numpy()
+    else:
+        table = sparse.csr_array(X, copy=True)
+        table.sum_duplicates()
+        table.eliminate_zeros()
+        cells = [table.indices[a:b].tobytes() + table.data[a:b].tobytes() for a, b in pairwise(table.indptr)]
+        rows = np.array(cells, dtype=object)
+    return np.asarray(pd.factorize(rows)[0])

@@ -8,9 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone, is_regressor
 from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import VotingClassifier
 from sklearn.pipeline import Pipeline
 
 from stillroom.core.errors import BadInput, StageFailed, StillroomError
@@ -61,9 +63,13 @@ class EstimatorRecipe:
         Raises:
             StageFailed: the estimator refuses the rows, with its own words.
         """
+        assert examples.target is not None, "a teacher is fitted on labelled rows"
         estimator: Any = clone(self.estimator)
         if estimator.get_params(deep=False).get("random_state", seed) is None:
             estimator.set_params(random_state=seed)
+        if type(estimator).__module__.startswith("xgboost") and len(classes) > len(np.unique(examples.target)):
+            # XGBoost takes class numbers without a gap only, and here a class is absent. A vote, of one, numbers the others anew.
+            estimator = VotingClassifier([("alone", estimator)], voting="soft")
         pipeline = Pipeline([("features", feature_encoder(self.columns, estimator)), ("estimator", estimator)])
         try:
             pipeline.fit(prepare(examples.features, self.columns), examples.target)

@@ -56,12 +56,21 @@ def label_out_of_fold(
 ) -> Knowledge:
     """Each fold's rows, answered by the recipe fitted on that fold's other rows.
 
-    A fold whose answers are all stored is not fitted again. Rows in no fold have no answer: NaN.
+    A fold whose answers are all stored is not fitted again. Rows in no fold have no answer: NaN. Nor has a row whose own class
+    is absent from the rows that its fold is fitted on, as happens with groups and times: that teacher calls the truth impossible,
+    and the student would learn it.
     """
     answered = np.concatenate([answer_rows for _, answer_rows in folds])
     assert len(answered) == len(set(answered.tolist())), "a row is answered in two folds"
     asked = (_ask_fitted(recipe, batch.take(fit_rows), answer_rows, classes, seed) for fit_rows, answer_rows in folds)
-    return _label(asked, batch, store, classes, len(answered), batch_size, progress)
+    knowledge = _label(asked, batch, store, classes, len(answered), batch_size, progress)
+    if not classes:
+        return knowledge
+    assert batch.target is not None
+    unheard = [rows[~np.isin(batch.target[rows], batch.target[fit_rows])] for fit_rows, rows in folds]
+    values = knowledge.values.copy()
+    values[np.concatenate(unheard)] = np.nan
+    return replace(knowledge, values=values)
 
 
 def label_after_fit(

@@ -6,6 +6,7 @@ entropy impurity of a leaf. What a classifier *counts*, though, would count K ti
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ _PROPER = (
 """Classifiers that learn weighted class copies as the distribution that the weights say. Others do not: SVC's and
 CalibratedClassifierCV's inner folds put copies of one row on both sides, AdaBoost fights the copies that must disagree."""
 
-_OFF = {"early_stopping": False, "early_stopping_rounds": None, "oob_score": False}
+_OFF = {"early_stopping": False, "oob_score": False}
 """Held-out rows that the estimator would choose among the copies: a row's copies would lie on both sides."""
 _NEUTRAL = {"class_weight": None, "scale_pos_weight": None, "subsample": 1.0}
 _TRACE = 1e-20
@@ -68,12 +69,14 @@ def fit_copies(estimator: Any, inputs: Any, masses: Floats, *, place: str) -> An
     copies = inputs.iloc[rows] if hasattr(inputs, "iloc") else inputs[rows]
     codes, weights = np.tile(present, num_rows), np.maximum(masses[:, present], _TRACE)
     draws = _draws(given, num_rows)
-    estimator.set_params(**_translated(estimator, given, weights, draws))
+    translated = _translated(estimator, given, weights, draws)
+    estimator.set_params(**translated)
     if draws is None:
         estimator.fit(copies, codes, sample_weight=weights.ravel())
     else:
         _fit_bagged(estimator, copies, codes, weights, draws)
-    return estimator.set_params(**given)
+    # No others: an XGBClassifier that is handed the parameters from before its fit answers no more.
+    return estimator.set_params(**{key: given[key] for key in translated})
 
 
 def _draws(given: dict[str, Any], num_rows: int) -> int | None:
@@ -81,7 +84,7 @@ def _draws(given: dict[str, Any], num_rows: int) -> int | None:
     if not given.get("bootstrap"):
         return None
     share = given["max_samples"]
-    return share if isinstance(share, int) else max(round(num_rows * (share or 1.0)), 1)
+    return int(share) if isinstance(share, Integral) else max(round(num_rows * (share or 1.0)), 1)
 
 
 def _translated(estimator: Any, given: dict[str, Any], weights: Floats, draws: int | None) -> dict[str, Any]:
@@ -94,9 +97,9 @@ def _translated(estimator: Any, given: dict[str, Any], weights: Floats, draws: i
         size = min(200, num_rows) if given["batch_size"] == "auto" else given["batch_size"]
         params["batch_size"] = min(size, num_rows) * num_copies  # as many steps an epoch as on hard labels
     for key in ("min_samples_leaf", "min_samples_split"):
-        if isinstance(given.get(key), int):
+        if isinstance(given.get(key), Integral):
             params[key] = given[key] * num_copies
-    if isinstance(given.get("min_samples_leaf"), int) and "min_weight_fraction_leaf" in given:
+    if isinstance(given.get("min_samples_leaf"), Integral) and "min_weight_fraction_leaf" in given:
         # By weight, where that can be said: a row that hardly matters then hardly counts. A trace less, for rounding.
         total = weights.sum() * (1 if draws is None else draws / num_rows)
         share = given["min_samples_leaf"] * (1 - 1e-6) / total
@@ -108,9 +111,10 @@ def _translated(estimator: Any, given: dict[str, Any], weights: Floats, draws: i
 def _fit_bagged(forest: Any, copies: Any, codes: NDArray[np.int64], weights: Floats, draws: int) -> None:
     """A bootstrap over rows. The forest's own would draw a row's copies apart and pull every leaf towards the even split."""
     num_rows = len(weights)
-    random, num_trees = check_random_state(forest.random_state), forest.n_estimators
+    random, given = check_random_state(forest.random_state), forest.get_params(deep=False)
     forest.set_params(bootstrap=False, warm_start=True, max_samples=None)
-    for size in range(1, num_trees + 1):
+    for size in range(1, given["n_estimators"] + 1):
         counts = random.multinomial(draws, np.full(num_rows, 1 / num_rows))
         # Warm: only the newest tree is grown, and only it sees these weights.
         forest.set_params(n_estimators=size).fit(copies, codes, sample_weight=(weights * counts[:, None]).ravel())
+    forest.set_params(**{key: given[key] for key in ("bootstrap", "warm_start", "max_samples", "n_estimators")})
