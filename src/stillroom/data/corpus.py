@@ -12,7 +12,7 @@ import numpy as np
 from stillroom.core.errors import BadInput, Problem, nearest
 from stillroom.core.token_records import Corpus, Sequences
 from stillroom.data.sequences import MarkedText, completion, conversation, plain_text, tokenise
-from stillroom.data.sources import FORMATS, check_files, read_table
+from stillroom.data.sources import FORMATS, TEXT_FORMATS, check_files, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from stillroom.spec.data import DataSpec
 
-TEXT_FORMATS = (".txt", ".txt.gz")
 _TRAIN, _TEST = "data.source.train", "data.source.test"
 _SPLIT = 11
 """Keeps the split's random numbers apart from others drawn from the job's seed."""
@@ -44,11 +43,12 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     everything = documents.pop(_TRAIN)
     if (limit := spec.source.limit if spec.source.kind == "file" else None) is not None and limit < len(everything):
         notes.append(f"A trial on part of the data: {limit} of the {len(everything)} documents of {_TRAIN} (data.source.limit).")
-        everything = [everything[i] for i in np.sort(_order(len(everything), seed)[:limit])]
+        everything = _drawn(everything, limit, seed)
     parts = _split(everything, None if _TEST not in documents else documents.pop(_TEST), spec, seed)
     shared = {document.text for document in parts["train"]} & {document.text for document in parts["test"]}
     tokenised: dict[str, Sequences] = {}
-    for part, texts in {**parts, **{place.rpartition(".")[2]: texts for place, texts in documents.items()}}.items():
+    others = {place.rpartition(".")[2]: _drawn(texts, spec.other_documents, seed) for place, texts in documents.items()}
+    for part, texts in {**parts, **others}.items():
         if texts:
             tokenised[part], losses = tokenise(texts, tokenizer, max_length=max_length)
             notes += [f"{part}: {note}" for note in losses.notes(max_length)]
@@ -144,6 +144,10 @@ def _split(everything: Sequence[MarkedText], test: list[MarkedText] | None, spec
     }
     parts = {part: [everything[row] for row in np.sort(rows)] for part, rows in cuts.items()}
     return parts if test is None else {**parts, "test": test}
+
+
+def _drawn(documents: list[MarkedText], limit: int, seed: int) -> list[MarkedText]:
+    return [documents[row] for row in np.sort(_order(len(documents), seed)[:limit])]
 
 
 def _order(num: int, seed: int) -> NDArray[np.intp]:

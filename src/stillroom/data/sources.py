@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+TEXT_FORMATS = (".txt", ".txt.gz")
+"""Plain texts, which a language model reads beside the formats of tables."""
+
 BUNDLED_TARGET = "target"
 """How the column to predict is called in every bundled set."""
 

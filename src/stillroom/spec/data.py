@@ -58,6 +58,9 @@ class DataSpec(Spec):
     other_domains: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], FilePath] = described(
         "language-model: held-out files of other domains, by name, on which every arm is measured too.", default={}
     )
+    other_documents: Annotated[int, Field(ge=1)] = described(
+        "language-model: at most this many documents of each other domain, drawn with the job's seed.", default=200
+    )
     categorical: ColumnNames = described("Columns to treat as categories, whatever their cells look like.", default=())
     numeric: ColumnNames = described("Columns to treat as numbers; a cell that is none is an error.", default=())
     ignore: ColumnNames = described("Columns that are not features (identifiers, leaks).", default=())

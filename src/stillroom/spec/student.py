@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from stillroom.spec.base import PLUGIN, Count, Params, Spec, by_kind, described
+from stillroom.spec.base import PLUGIN, Count, ModelName, Params, Spec, by_kind, described
 
 BUILTIN_STUDENTS = ("estimator", "huggingface")
 WIDTHS = ("hidden_size", "intermediate_size", "num_heads", "num_key_value_heads")
@@ -50,7 +50,7 @@ class HuggingFaceStudentSpec(Spec):
     num_heads: Count | None = described("language-model, teacher-layers: query heads to keep.", default=None)
     num_key_value_heads: Count | None = described("language-model, teacher-layers: key and value heads to keep.", default=None)
     lora: LoraSpec | None = described("language-model: train low-rank adapters and merge them; absent: train all weights.", default=None)
-    model: str | None = described("pretrained: a folder, a hub id or 'package:NAME/FOLDER'.", default=None)
+    model: ModelName | None = described("pretrained: a folder, a hub id or 'package:NAME/FOLDER'.", default=None)
     config: Params = described("fresh: fields of the config; the teacher's config fills the rest.", default={})
 
     @model_validator(mode="after")

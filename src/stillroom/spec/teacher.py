@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from stillroom.spec.base import PLUGIN, FilePath, Params, Spec, by_kind, described
+from stillroom.spec.base import PLUGIN, FilePath, ModelName, Params, Spec, by_kind, described
 from stillroom.spec.training import TrainingSpec
 
 BUILTIN_TEACHERS = ("estimator", "huggingface", "ensemble", "python")
@@ -46,10 +46,10 @@ class EstimatorTeacherSpec(TeacherBase):
 
 
 class HuggingFaceTeacherSpec(TeacherBase):
-    """A sequence classifier of the transformers library: a local folder, a hub id, or a folder inside an installed package."""
+    """A model of the transformers library: a local folder, a hub id, or a folder inside an installed package."""
 
     kind: Literal["huggingface"] = "huggingface"
-    model: str = described("A folder, a hub id, or 'package:NAME/FOLDER' for weights that an installed package carries.")
+    model: ModelName = described("A folder, a hub id, or 'package:NAME/FOLDER' for weights that an installed package carries.")
     fine_tune: TrainingSpec | None = described(
         "Fine-tune it on the labelled rows first, with these settings; absent: it answers as it is.", default=None
     )

@@ -93,7 +93,9 @@ def _fresh(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, seed: int) ->
 def _with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Any:
     with needs_extra("llm", "a student with low-rank adapters"):
         import peft
-    settings = peft.LoraConfig(task_type="CAUSAL_LM", r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules="all-linear")
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules="all-linear"
+    )
     with quiet(), seeded(seed):
         return peft.get_peft_model(model, settings)
 
