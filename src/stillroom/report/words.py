@@ -49,6 +49,8 @@ def against_teacher(evidence: Evidence) -> str:
         sentences.append(f"It keeps {shown('retention', kept.value)} of the teacher\u2019s {name}.")
     if speed := _compared(evidence, "latency_p50_seconds", "in", "faster", "slower"):
         sentences.append(f"It answers a row in {speed}.")
+    if speed := _compared(evidence, "time_to_first_token_p50_seconds", "after", "faster", "slower"):
+        sentences.append(f"Its first token comes after {speed}.")
     if size := _compared(evidence, "size_bytes", "", "smaller", "larger"):
         sentences.append(f"On disk it takes {size}.")
     return " ".join(sentences)
