@@ -195,7 +195,7 @@ def write_shard(folder: ShardFolder, kind: str, table: pa.Table) -> None:
     pq.write_table(
         table.replace_schema_metadata({b"format": FORMAT, b"kind": kind.encode()}),
         sink,
-        compression={name: "NONE" if blocks and name == "answer" else "ZSTD" for name in table.column_names},  # blocks are dense
+        compression={**dict.fromkeys(table.column_names, "ZSTD"), "answer": "NONE"} if blocks else "zstd",  # blocks are dense
         use_dictionary=["facts"],  # keys, examples and answers hardly ever repeat
         write_page_checksum=True,
         # A context is read alone, so each has its own row group.
@@ -208,7 +208,7 @@ def write_shard(folder: ShardFolder, kind: str, table: pa.Table) -> None:
 
 def _rows_for(num_bytes: int, table: pa.Table) -> int:
     """How many rows of `table` make about `num_bytes`."""
-    return max(num_bytes * len(table) // max(table.nbytes, 1), 1)
+    return max(num_bytes * len(table) // max(int(table.nbytes), 1), 1)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from stillroom.core.errors import StageFailed
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.token_records import HiddenAnswers, TokenExample, TokenScheme
 from stillroom.knowledge.store import KnowledgeStore
-from stillroom.knowledge.token_codec import Answers, BlockFacts, decode, encode
+from stillroom.knowledge.token_codec import REMEDY, Answers, BlockFacts, decode, encode
 
 QUESTION = "next-token distribution"
 _WORDS = {
@@ -45,7 +45,7 @@ class TokenQuestion:
 
     teacher: str
     tokenizer: str
-    scheme: TokenScheme = TokenScheme()
+    scheme: TokenScheme
     template: str = ""
     temperature: float = 1.0
     seed: int = 0
@@ -125,16 +125,11 @@ class TokenKnowledge(Sequence[dict[str, NDArray[Any]]]):
 
     def _checked(self, block: bytes, number: int, name: str) -> Answers:
         found, answers = decode(block)
+        place = f"{self._store.location}: the block of example {number} ({name})"
         if header_facts(found) != header_facts(self._question.block_facts(name)):
-            raise StageFailed(
-                f"{self._store.location}: the block of example {number} ({name}) is another's: {found}. Run 'stillroom verify'."
-            )
-        num_asked = int(self._examples[number].asked.sum())
-        if len(answers) != num_asked:
-            problem = f"{len(answers)} stored answers, {num_asked} asked positions"
-            raise StageFailed(
-                f"{self._store.location}: example {number} ({name}): {problem}. Delete its shard, run 'stillroom label' again."
-            )
+            raise StageFailed(f"{place} is another's: {found}. {REMEDY}")
+        if len(answers) != (num_asked := int(self._examples[number].asked.sum())):
+            raise StageFailed(f"{place} has {len(answers)} answers to {num_asked} asked positions. {REMEDY}")
         return answers
 
 

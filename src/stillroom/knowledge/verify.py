@@ -62,7 +62,7 @@ class _Findings:
             elif fingerprint("answer", record.facts) != record.key:
                 wrong.append(record.key)
             if isinstance(record.value, bytes):
-                self._block(path, record)
+                self._block(path, record, record.value)
             if context := record.facts.get("context"):
                 self.named.setdefault(context, path)
         for rule, count in foreign.items():
@@ -76,10 +76,10 @@ class _Findings:
                 f"altered, or its writer was at fault. Delete it and run 'stillroom label' again: only its answers are asked anew."
             )
 
-    def _block(self, path: str, record: Record) -> None:
+    def _block(self, path: str, record: Record, block: bytes) -> None:
         """A block must be whole, and say of itself what its facts say."""
         try:
-            found, _ = decode(record.value)
+            found, _ = decode(block)
         except StageFailed as error:
             self.problems.append(f"{path}: the answer {record.key}: {error}")
         else:

@@ -63,8 +63,7 @@ def load_causal(name: str, *, place: str = "model") -> tuple[PreTrainedModel, Pr
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **settings)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     model, found = loaded
-    lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    if lacking:
+    if lacking := sorted(found["missing_keys"]):
         raise BadInput.at(place, f"= {name!r} lacks weights of its own architecture ({lacking[0]}, ...); get the whole model.")
     to_accelerator(model).eval()
     _check_causal(model, name, place)
@@ -85,7 +84,7 @@ def save_causal(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 def head_of(model: PreTrainedModel) -> HeadParts:
     """The model's output head in the parts that a fused loss needs; `load_causal` has checked them against the model's logits."""
-    head, config = _output_matrix(model), model.config
+    head, config = _output_matrix(model), model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     soft_cap = getattr(config, "final_logit_softcapping", None)
     return HeadParts(head.weight, head.bias, scale, None if soft_cap is None else float(soft_cap))
@@ -96,13 +95,16 @@ def hidden_states(
 ) -> Tensor:
     """(B, S, H) what the output head reads: the states after the last norm. Gradients flow as the caller's context says.
 
+    It calls the decoder inside the model. A wrapper that synchronises gradients (DDP, FSDP) has to be around this call, not inside it.
+
     Args:
         input_ids: (B, S) token ids.
         attention_mask: (B, S), 1 on tokens and 0 on padding; None: all are tokens.
         position_ids: (B, S) positions, of packed or left-padded sequences; None: 0, 1, 2, ...
     """
     given = {"attention_mask": attention_mask, "position_ids": position_ids}
-    outputs = model.base_model(input_ids=input_ids, use_cache=False, **{name: value for name, value in given.items() if value is not None})
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    outputs = decoder(input_ids=input_ids, use_cache=False, **{name: value for name, value in given.items() if value is not None})
     states: Tensor = outputs.last_hidden_state
     return states
 
@@ -162,7 +164,7 @@ def _check_causal(model: PreTrainedModel, name: str, place: str) -> None:
 
     Both are asked of the model itself, on two texts of two tokens that differ in the second: an architecture's name does not tell.
     """
-    texts = torch.tensor([[0, 1], [0, 2]], device=model.device) % model.config.vocab_size
+    texts = torch.tensor([[0, 1], [0, 2]], device=model.device)
     with answering(model):
         logits = model(input_ids=texts, use_cache=False).logits
         rebuilt = head_of(model).logits(hidden_states(model, texts))

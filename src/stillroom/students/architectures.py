@@ -20,7 +20,7 @@ with needs_extra("torch", "a student out of a language model"):
     from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 Axes = tuple[str | None, ...]
 
@@ -112,6 +112,23 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
     )
 
 
+def changed_config(teacher: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedConfig:
+    """A copy of the teacher's config with some fields changed.
+
+    Raises:
+        BadInput: the config refuses the changes.
+    """
+    config = copy.deepcopy(teacher.config)
+    try:
+        for field, value in changes.items():
+            setattr(config, field, value)
+        config.validate()
+    except StrictDataclassError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise BadInput.at("student", f"{dict(changes)} is refused by {type(config).__name__}: {reason} Choose other sizes.") from error
+    return config
+
+
 def rebuild(teacher: PreTrainedModel, changes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PreTrainedModel:
     """A model of the teacher's class from a changed config and these tensors, in eval mode, on the teacher's device.
 
@@ -124,14 +141,7 @@ def rebuild(teacher: PreTrainedModel, changes: Mapping[str, Any], tensors: Mappi
     Raises:
         BadInput: the config refuses the changes.
     """
-    config = copy.deepcopy(teacher.config)
-    try:
-        for field, value in changes.items():
-            setattr(config, field, value)
-        config.validate()
-    except StrictDataclassError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise BadInput.at("student", f"{dict(changes)} is refused by {type(config).__name__}: {reason}") from error
+    config = changed_config(teacher, changes)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     state = {name: tensor for name, tensor in tensors.items() if name not in tied}
     settings = {"dtype": teacher.dtype, "attn_implementation": config._attn_implementation}

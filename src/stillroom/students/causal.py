@@ -59,7 +59,7 @@ def cut_student(
         layer_choice: for a number of `layers`. "spaced": evenly, the first and the last kept. "block-influence": those that turn
             the hidden states most (arXiv:2403.03853), measured on `calibration`.
         hidden_size, intermediate_size, num_heads, num_key_value_heads: see `width.narrower_sizes`; None keeps the teacher's.
-        calibration: batches of "input_ids" (B, S) and, where there is padding, "attention_mask" (B, S): some thousand tokens of
+        calibration: batches of "input_ids" (B, S) and, where the right end is padding, "attention_mask" (B, S): some thousand tokens of
             text like the training's. Needed by "block-influence" and by every change of width.
 
     Raises:

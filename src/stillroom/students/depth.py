@@ -40,7 +40,7 @@ def block_influence(model: PreTrainedModel, batches: Iterable[Batch]) -> list[fl
     """For each block, 1 minus the mean cosine similarity of its input and output: 0 for a block that changes no direction.
 
     Args:
-        batches: "input_ids" (B, S) and, where there is padding, "attention_mask" (B, S), which leaves padded positions out.
+        batches: "input_ids" (B, S) and, where the right end is padding, "attention_mask" (B, S), which leaves padded positions out.
 
     Raises:
         BadInput: no token in the batches.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stillroom.core.errors import BadInput, Problem, needs_extra
 from stillroom.models.causal import hidden_states
 from stillroom.models.pretrained import answering
-from stillroom.students.architectures import Architecture, Sizes, architecture_of, rebuild, sizes_of
+from stillroom.students.architectures import Architecture, Sizes, architecture_of, changed_config, rebuild, sizes_of
 from stillroom.students.hooks import Look, hooked, tokens_of
 
 with needs_extra("torch", "a student out of a language model"):
@@ -47,7 +47,7 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Batch]) -> Impo
     """How much each part of a model does on these texts.
 
     Args:
-        batches: "input_ids" (B, S) and, where there is padding, "attention_mask" (B, S), which leaves padded positions out.
+        batches: "input_ids" (B, S) and, where the right end is padding, "attention_mask" (B, S), which leaves padded positions out.
 
     Raises:
         BadInput: no token in the batches, or an architecture that cannot be cut.
@@ -81,7 +81,8 @@ def cut_width(
 ) -> PreTrainedModel:
     """A narrower copy of a causal language model: of each kind, the parts of the highest importance, in their own order.
 
-    The gain of each norm is corrected by the share of the energy that its channels keep, so that what stays has the scale it had.
+    The gain of each norm is corrected by the share of the energy that its channels keep, so that what stays has
+    the scale it had: channels that are zero can go without a trace, but for the norms' epsilon.
     Channels are the same everywhere; neurons and heads are chosen in each block. Query heads go with their key/value head.
 
     Args:
@@ -129,7 +130,7 @@ def narrower_sizes(
         num_key_value_heads: alone, likewise.
 
     Raises:
-        BadInput: a size under 1 or above the model's, or heads that do not divide; every problem at once.
+        BadInput: sizes under 1 or above the model's, heads that do not divide, every problem at once; or what the config refuses.
     """
     sizes, architecture = sizes_of(model), architecture_of(model)
     group = sizes.num_heads // sizes.num_key_value_heads
@@ -148,6 +149,7 @@ def narrower_sizes(
         head_dim=sizes.head_dim,
     )
     _check_sizes(sizes, wanted, heads_fill_channels=architecture.heads_fill_channels)
+    changed_config(model, _fields(architecture, wanted))
     return wanted
 
 

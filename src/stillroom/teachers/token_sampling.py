@@ -34,7 +34,8 @@ def position_seeds(seed: int, example: str, num_positions: int) -> NDArray[np.ui
     """
     digest = int(example.rpartition("-")[2][:16], 16)
     start = _mix(np.array([digest], np.uint64) ^ _mix(np.array([seed % (1 << 64)], np.uint64)))
-    return _mix(start + np.arange(num_positions, dtype=np.uint64))
+    places = np.arange(num_positions, dtype=np.uint64)
+    return _mix(start + places)
 
 
 def uniforms(seeds: NDArray[np.uint64], num_lanes: int, *, first_lane: int = 0) -> NDArray[np.float64]:
@@ -42,8 +43,9 @@ def uniforms(seeds: NDArray[np.uint64], num_lanes: int, *, first_lane: int = 0) 
 
     Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators" (SplitMix64), as a hash.
     """
-    lanes = np.arange(first_lane, first_lane + num_lanes).astype(np.uint64)
-    return (_mix(seeds[:, None] + lanes * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
+    lanes = np.arange(first_lane, first_lane + num_lanes).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    bits = _mix(seeds[:, None] + lanes) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
 
 
 def sample_distributions(logits: Tensor, seeds: NDArray[np.uint64], scheme: TokenScheme, *, temperature: float = 1.0) -> TokenAnswers:
@@ -72,7 +74,7 @@ def sample_distributions(logits: Tensor, seeds: NDArray[np.uint64], scheme: Toke
 
     Source: sampled: "Sparse Logit Sampling", arXiv:2503.16870, section 4 (draws with replacement).
     """
-    assert logits.ndim == 2 and len(seeds) == len(logits), f"{len(seeds)} seeds for logits of {tuple(logits.shape)}"
+    assert (logits.ndim, len(seeds)) == (2, len(logits)), f"{len(seeds)} seeds for logits of {tuple(logits.shape)}"
     assert scheme.kind != "hidden", "hidden states are stored by `store_hidden`"
     rows = max(_CHUNK_ELEMENTS // max(logits.shape[1], scheme.number * _BLOCK), 1)  # what `_Masses.draw` needs at most
     parts = [
@@ -254,7 +256,7 @@ def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _in_blocks(values: Tensor) -> Tensor:
-    return values.view(len(values), -1, _BLOCK)
+    return values.view(len(values), values.shape[1] // _BLOCK, _BLOCK)
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -266,7 +268,5 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _refuse(bad: Tensor, first: int, what: str) -> None:
     if bad.any():
         position = first + int(bad.nonzero()[0])
-        remedy = "Is the teacher's dtype too narrow (float16), or its checkpoint damaged?"
-        raise StageFailed(
-            f"teacher: position {position} of this batch: {what}; {int(bad.sum())} such positions. Nothing is stored. {remedy}"
-        )
+        remedy = "Nothing is stored. Is the teacher's dtype too narrow (float16), or its checkpoint damaged?"
+        raise StageFailed(f"teacher: position {position} of this batch: {what} (so are {int(bad.sum())} in all). {remedy}")
