@@ -190,7 +190,7 @@ def _split(found: _Collected, row: int, ids: Any, trained: Any, counts: Any, max
 
 def _tokens(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
     """Ids; which are trained (never the first: nothing predicts it); the UTF-8 bytes that each stands for."""
-    coded = tokenizer(marked.text, add_special_tokens=not marked.is_rendered, return_offsets_mapping=True)
+    coded = tokenizer(marked.text, add_special_tokens=not marked.is_rendered, return_offsets_mapping=True, verbose=False)
     ids, offsets = list(coded["input_ids"]), np.asarray(coded["offset_mapping"], np.int64).reshape(-1, 2)
     starts, ends = offsets[:, 0], offsets[:, 1]
     trained = np.zeros(len(ids), np.bool_)

@@ -59,6 +59,11 @@ class Job(Spec):
             return 2.0 if self.task in ("tabular-classification", "text-classification") else 1.0
         return given if isinstance(given, float) else given.start
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What the student is exported to."""
+        return (() if self.task == "language-model" else ("onnx",)) if self.export.formats is None else self.export.formats
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Job:
         if problems := list(self._disagreements()):

@@ -39,7 +39,7 @@ def language_problems(job: Job) -> Iterator[Problem]:
         )
     if job.evaluation.slices:
         yield Problem("evaluation.slices", "has no use with task: language-model; name files in data.other_domains.")
-    if "formats" in job.export.model_fields_set and job.export.formats:
+    if job.export.formats:
         yield Problem("export.formats", "a language model is saved as a transformers checkpoint and has no other export yet; remove it.")
 
 
