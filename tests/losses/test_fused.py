@@ -279,7 +279,7 @@ def test_forbidden_tokens_leave_value_and_gradient_finite(name: str, both: bool,
     if both:
         call["head"] = replace(call["head"], bias=forbidden.clone().requires_grad_())
     loss = fused_divergence(**call, divergence=ALL[name], hard_weight=0.1).loss
-    assert loss.isfinite()
+    assert loss < 100  # where reverse_kl would be infinite, the floor keeps it of a size to train with
     assert all(g.isfinite().all() for g in gradients(loss, call))
     if not both and name in ("forward_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl"):
         torch.testing.assert_close(loss.double(), oracle(**call, divergence=name, hard_weight=0.1), rtol=1e-5, atol=0)

@@ -87,7 +87,7 @@ class BucketAnswer:
         buckets = Distribution(torch.cat([at_ids, tail], dim=-1), log_q.clamp_(min=LOG_ZERO))
         value, gradient = mix.divergence(Distribution(p, p.log().clamp_(min=LOG_ZERO)), buckets)
         others.mul_(gradient[:, -1:] / tail.clamp(min=torch.finfo(dtype).tiny))
-        return value, others.scatter_add_(-1, ids, torch.where(listed, gradient[:, :-1], 0.0))
+        return value, others.scatter_add_(-1, ids, gradient[:, :-1])  # 0 in a padding entry, where p = q = 0
 
 
 Answer = DenseAnswer | SampledAnswer | BucketAnswer
