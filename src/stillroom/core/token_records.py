@@ -45,7 +45,7 @@ class TokenScheme:
         """Probabilities are stored as whole multiples of 1 / units; 0 where none is stored.
 
         threshold: at most half the smallest probability that is kept. A coarser grid adds more error than the bits that it
-        saves would buy as further ids, a finer one costs bits and adds nothing (benchmarks/token_store.md).
+        saves would buy as further ids; a finer one costs bits and gains next to nothing.
         """
         if self.kind == "threshold":
             return 1 << (2 * self.number - 1).bit_length()
