@@ -271,7 +271,7 @@ def large(num_tokens: int, num_pilot: int) -> dict[str, Any]:
 def on_disk(answers: TokenAnswers) -> dict[str, float]:
     """Everything that the store's folder holds after sealing, and how fast blocks are written and read."""
     question = TokenQuestion(NAME, NAME, DEFAULT)
-    answers = concatenate([answers] * -(-64 * EXAMPLE_TOKENS // len(answers)))  # as in a store of some size; nothing compresses them
+    answers = concatenate([answers] * -(-64 * EXAMPLE_TOKENS // len(answers)))  # a store of some size; nothing compresses it
     lengths = [EXAMPLE_TOKENS] * (len(answers) // EXAMPLE_TOKENS)
     examples = [TokenExample(np.full(n, i), np.ones(n, np.bool_)) for i, n in enumerate(lengths)]
     ends = np.cumsum([0, *lengths])
