@@ -110,11 +110,12 @@ class TokenScheme:
             its mass; at most number + 1 ids. sampled: `number` draws with replacement, as ids and counts. top-k: the
             `number` likeliest tokens; the rest is one tail mass. hidden: the last hidden state instead of the distribution,
             in `number` bits a feature: 16 (bfloat16) or 8 (integers with a scale a position).
-        number: the scheme's only parameter.
+        number: the scheme's only parameter. 64 takes under 40 bytes a token at V = 128256 on a large model's distributions
+            (benchmarks/token_store.py).
     """
 
     kind: SchemeKind = "threshold"
-    number: int = 100
+    number: int = 64
 
     def __post_init__(self) -> None:
         allowed = {"threshold": (2, 1 << 15), "sampled": (1, 1 << 16), "top-k": (1, 1 << 16), "hidden": (8, 16)}
@@ -130,7 +131,7 @@ class TokenScheme:
         """Probabilities are stored as whole multiples of 1 / units; 0 where none is stored.
 
         threshold: at most half the smallest probability that is kept. A coarser grid adds more error than the bits that it
-        saves would buy as further ids, a finer one costs bits and adds nothing (benchmarks/token_store.md).
+        saves would buy as further ids; a finer one costs bits and gains next to nothing.
         """
         if self.kind == "threshold":
             return 1 << (2 * self.number - 1).bit_length()

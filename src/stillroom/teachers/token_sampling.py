@@ -53,9 +53,9 @@ def sample_distributions(logits: Tensor, seeds: NDArray[np.uint64], scheme: Toke
 
     threshold, the default: with step = 1 / scheme.number, every token with p >= step is kept. Of the others, with mass R,
     m = max(1, floor(R / step)) ids are drawn at equal strides through their cumulative mass from one random offset, and
-    share R equally. No token is drawn twice (p < step <= R / m, or m = 1), and E[estimate] = p. Among estimates with so many ids
-    this has the least total variance, about step * R a position; one step for all positions is best, since a further id
-    then saves step**2 wherever it is spent (Duffield, Lund & Thorup 2007; Deville & Tillé 1998 for the strides).
+    share R equally. No token is drawn twice (p < step <= R / m, or m = 1), and E[estimate] = p. But for the whole number m,
+    no unbiased estimate with so many ids has less total variance, about step * R a position; and one step for all positions
+    is best, since a further id then saves step**2 wherever it is spent (Duffield, Lund & Thorup 2007; Madow 1949 for the strides).
 
     What is kept, and R, are rounded to the grid of 1 / scheme.units by the same strides: without bias, and a row still
     sums to exactly 1.
