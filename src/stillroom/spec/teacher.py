@@ -120,7 +120,7 @@ class LabellingSpec(Spec):
         default="threshold",
     )
     tokens_number: Annotated[int, Field(ge=1, le=65536)] | None = described(
-        "threshold: probabilities from 1/number on are kept exactly (default 100). sampled: draws (50). top-k: k (50). hidden: bits (16).",
+        "threshold: probabilities from 1/number on are kept exactly (default 64). sampled: draws (50). top-k: k (50). hidden: bits (16).",
         default=None,
     )
     batch_tokens: Annotated[int, Field(ge=1)] = described("language-model: tokens that the teacher reads at once.", default=4096)

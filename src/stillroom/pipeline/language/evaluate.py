@@ -43,7 +43,8 @@ def _score_arms(work: LanguageWork, taught: Taught) -> dict[str, Scores]:
     """Domain ("" for the test documents) -> arm -> scores by seed; also kept in predictions.npz, for whoever wants to check."""
     domains = {"": work.corpus.test, **work.corpus.other_domains}
     teacher = load_language_model(work.folder.teacher)
-    models = {("teacher", 0): work.folder.teacher, **{(arm, i): work.folder.arm(arm, i) for arm in arms(work) for i in range(len(work.seeds))}}
+    trained = {(arm, i): work.folder.arm(arm, i) for arm in arms(work) for i in range(len(work.seeds))}
+    models = {("teacher", 0): work.folder.teacher, **trained}
     told = work.listener.task("reading the test documents with every arm")
     found: dict[str, Scores] = {domain: {} for domain in domains}
     arrays: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from stillroom.pipeline.clock import counted
 from stillroom.pipeline.language.work import LanguageWork
 from stillroom.teachers.causal import CausalTeacher, label_tokens
 
-DEFAULT_NUMBERS = {"threshold": 100, "sampled": 50, "top-k": 50, "hidden": 16}
+DEFAULT_NUMBERS = {"threshold": 64, "sampled": 50, "top-k": 50, "hidden": 16}
 
 
 @dataclass(frozen=True)
