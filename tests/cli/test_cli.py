@@ -184,7 +184,7 @@ def test_init_writes_a_job_that_check_accepts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"--data": "raws.csv"}, "raws.csv: no such file"),
+        ({"--data": "raws.csv"}, "/raws.csv. Correct the path"),
         ({"--target": "il"}, "did you mean 'ill'?"),
         ({"--teacher": "random-forst"}, "did you mean 'random-forest'?"),
         ({"--student": "lightgmb"}, "did you mean 'lightgbm'?"),
