@@ -435,7 +435,7 @@ def test_the_older_checkpoint_goes_only_when_the_newer_is_whole(tiny_bert: Make,
         mark_whole(checkpoint, training)
 
     batch, (model, tokenizer), done = examples(30), tiny_bert(CLASSES), []
-    monkeypatch.setattr("stillroom.training.encoder.mark_whole", killed)
+    monkeypatch.setattr("stillroom.training.trainer.mark_whole", killed)
     with pytest.raises(Kill):
         train(model, tokenizer, batch, tmp_path, **RESUME)
     monkeypatch.undo()
