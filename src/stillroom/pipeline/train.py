@@ -79,7 +79,7 @@ def _train_arm(work: Work, transfer: TransferSet, arm: str, seed: int) -> tuple[
         labelled = np.arange(transfer.num_labelled)
         batch, answers, weight = transfer.batch.take(labelled), None, 1.0
     else:
-        batch, answers, weight = transfer.batch, transfer.answers, work.job.objective.hard_label_weight
+        batch, answers, weight = transfer.batch, transfer.answers, work.job.hard_label_weight
     if work.job.student.kind == "huggingface":
         return _train_encoder(work, batch, answers, weight, arm, seed, steps_as=len(transfer.batch))
     return _train_estimator(work, batch, answers, weight, seed)

@@ -60,6 +60,12 @@ class Job(Spec):
         return given if isinstance(given, float) else given.start
 
     @property
+    def hard_label_weight(self) -> float:
+        """w; of a language model's schedule, where it starts."""
+        given = self.objective.hard_label_weight
+        return given if isinstance(given, float) else given.start
+
+    @property
     def formats(self) -> tuple[str, ...]:
         """What the student is exported to."""
         return (() if self.task == "language-model" else ("onnx",)) if self.export.formats is None else self.export.formats

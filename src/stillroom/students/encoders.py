@@ -40,6 +40,7 @@ def build_student(
     answerer = _text_teacher(teacher, spec.init)
     if spec.init == "fresh":
         return fresh_encoder(answerer.model, spec.config, classes=classes, seed=seed), answerer.tokenizer
+    assert not isinstance(spec.layers, int), "checked by the job"
     return keep_layers(answerer.model, spec.layers), answerer.tokenizer
 
 

@@ -83,11 +83,11 @@ def _fresh(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, seed: int) ->
     config = type(teacher.config).from_dict({**teacher.config.to_dict(), **spec.config})
     try:
         with quiet(), seeded(seed):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     except (ValueError, RuntimeError, TypeError) as error:
         raise BadInput.at("student.config", f"= {dict(spec.config)} makes no model: {' '.join(str(error).split())}") from error
-    to_accelerator(model).eval()
-    return model
+    fresh: PreTrainedModel = to_accelerator(model).eval()
+    return fresh
 
 
 def _with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Any:
