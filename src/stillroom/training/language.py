@@ -279,9 +279,7 @@ def _check_examples(student: nn.Module, sequences: Sequences, max_length: int, v
         lengths = f"example {too_long[0]} has {len(examples[too_long[0]])} tokens, {name} is {limit}"
         problems.append(Problem(place, f"{len(too_long)} of {len(examples)} examples are too long: {lengths}. Tokenise with that length."))
     if unknown:
-        message = (
-            f"example {unknown[0]} has a token that is none of the {vocabulary_size} of the vocabulary; use the student's own tokenizer."
-        )
+        message = f"example {unknown[0]} has a token outside the vocabulary of {vocabulary_size}; use the student's own tokenizer."
         problems.append(Problem(place, message))
     if endless:
         problems.append(Problem(place, f"example {endless[0]} asks what follows its last token, which nobody knows; do not ask there."))

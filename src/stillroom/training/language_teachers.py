@@ -140,8 +140,9 @@ class OnlineTeacher:
     def answer(self, inputs: Mapping[str, Tensor], vocabulary_size: int) -> Teacher:
         self.model.train(False)
         with torch.no_grad():
+            head = head_for_loss(self.model, vocabulary_size)  # first: refuses a smaller vocabulary, whose tokens cannot be looked up
             hidden = hidden_states(self.model, inputs["input_ids"], position_ids=inputs.get("position_ids"))
-            return DenseTeacher(hidden.flatten(0, 1)[inputs["places"]], head_for_loss(self.model, vocabulary_size))
+            return DenseTeacher(hidden.flatten(0, 1)[inputs["places"]], head)
 
 
 def head_for_loss(model: PreTrainedModel, vocabulary_size: int) -> Head:
