@@ -44,11 +44,16 @@ class Answered:
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
         self.puts: list[int] = []
+        self.batches: list[list[str]] = []
+        self.puts_left: int | None = None
 
     def missing(self, examples: Sequence[TokenExample]) -> list[int]:
         return [i for i, example in enumerate(examples) if example.fingerprint not in self.answers]
 
     def put(self, examples: Sequence[TokenExample], answers: Sequence[Any]) -> None:
+        if self.puts_left is not None and len(self.puts) == self.puts_left:
+            raise KeyboardInterrupt
+        self.batches.append([example.fingerprint for example in examples])
         for example, rows in zip(examples, answers, strict=True):
             assert example.fingerprint not in self.answers, "asked twice"
             assert len(rows) == example.asked.sum()
@@ -134,6 +139,20 @@ def test_equal_examples_are_asked_once_and_stored_ones_never(tiny_causal: Make) 
     assert (told[0], told[-1]) == ((24, 27), (27, 27))
     teacher.model.forward = None  # whoever has every answer asks nobody
     assert store.label(teacher, more) == 0
+
+
+@pytest.mark.parametrize("puts", [1, 2, 4])
+def test_a_resumed_run_asks_the_batches_that_an_undisturbed_one_would_have_asked(puts: int, tiny_causal: Make) -> None:
+    """Other batches would round otherwise, and once in a million draws store another id."""
+    teacher, sequences, undisturbed, stopped = CausalTeacher(*tiny_causal("llama")), texts(30), Answered(), Answered()
+    undisturbed.label(teacher, sequences, batch_tokens=100)
+    assert len(undisturbed.batches) > 5
+    stopped.puts_left = puts
+    with pytest.raises(KeyboardInterrupt):
+        stopped.label(teacher, sequences, batch_tokens=100)
+    stopped.puts_left = None
+    stopped.label(teacher, sequences, batch_tokens=100)
+    assert stopped.batches == undisturbed.batches
 
 
 def test_logits_of_all_positions_never_exist_at_once(tiny_causal: Make, monkeypatch: pytest.MonkeyPatch) -> None:
