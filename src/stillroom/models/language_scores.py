@@ -65,8 +65,10 @@ def score(
     for name, each in models.items():
         token_batches.check_examples(each, examples, place=name)
     sums = _Sums(len(examples), num_bins, min(top_k, vocabulary_size), compared=teacher is not None)
-    done = 0
-    for batch in token_batches.by_tokens([len(example) for example in examples], batch_tokens):
+    asking = np.array([n for n, expected in enumerate(labels) if len(expected)], np.intp)
+    done = len(examples) - len(asking)
+    for part in token_batches.by_tokens([len(examples[n]) for n in asking], batch_tokens):
+        batch = asking[part]
         asked, expected = [examples[number] for number in batch], [labels[number] for number in batch]
         columns = _columns(models, asked, batch, np.concatenate(expected), vocabulary_size, sums.top_k)
         sums.add(batch, np.repeat(np.arange(len(batch)), [len(each) for each in expected]), columns)
@@ -82,7 +84,7 @@ def _labels(examples: Sequence[TokenExample], vocabulary_size: int, place: str) 
     for number, example in enumerate(examples):
         if len(example) and example.asked[-1]:
             raise BadInput.at(place, f"example {number} asks its last position, which no token follows: there is nothing to score it on.")
-        labels = example.token_ids[example.trained]
+        labels = example.token_ids[1:][example.asked[:-1]]
         if len(labels) and labels.max() >= vocabulary_size:
             raise BadInput.at(place, f"example {number} has the token {labels.max()}, beyond the vocabulary of {vocabulary_size}.")
         found.append(labels)

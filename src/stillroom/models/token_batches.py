@@ -43,13 +43,14 @@ def by_tokens(lengths: Sequence[int], batch_tokens: int) -> list[NDArray[np.intp
 def asked_states(model: PreTrainedModel, examples: Sequence[TokenExample]) -> Tensor:
     """(M, H) the hidden states of the asked positions, example after example.
 
-    Examples are padded at their end. A causal model never looks there, so it needs no mask, and runs its faster kernels.
+    Examples are padded at their end. A causal model never looks there: the mask is all ones, and its faster kernels run.
     """
     shape = len(examples), max(map(len, examples))
     ids, asked = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
     for i, example in enumerate(examples):
         ids[i, : len(example)], asked[i, : len(example)] = example.token_ids, example.asked
-    states = hidden_states(model, torch.from_numpy(ids).to(model.device))
+    tokens = torch.from_numpy(ids).to(model.device)
+    states = hidden_states(model, tokens, attention_mask=torch.ones_like(tokens))
     return states[torch.from_numpy(asked).to(states.device)]
 
 

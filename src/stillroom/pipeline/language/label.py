@@ -10,7 +10,8 @@ from stillroom.core.token_records import TokenScheme
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.token_knowledge import TokenQuestion, missing_examples, put_answers
 from stillroom.models.causal import load_causal, usable_vocabulary
-from stillroom.models.language import LanguageModel, load_language_model, write_reference
+from stillroom.models import language as saved
+from stillroom.models.language import LanguagePredictor
 from stillroom.models.memory import refuse_too_large
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.language.work import LanguageWork
@@ -100,7 +101,7 @@ def _teacher(work: LanguageWork, inputs: str) -> CausalTeacher:
     """The teacher as it is measured: fine-tuned first where the job asks for it, and kept in the run then."""
     spec, folder = work.teacher_spec, work.folder
     if folder.done("teacher", inputs, folder.teacher):
-        found = load_language_model(folder.teacher)
+        found = saved.load(folder.teacher)
         return CausalTeacher(found.model, found.tokenizer)
     refuse_too_large(spec.model, place="teacher.model")
     model, tokenizer = load_causal(spec.model, place="teacher.model")
@@ -115,9 +116,9 @@ def _teacher(work: LanguageWork, inputs: str) -> CausalTeacher:
         )  # fmt: skip
     with whole_folder(folder.teacher) as draft:
         if spec.fine_tune is None:
-            write_reference(draft, spec.model)
+            saved.write_reference(draft, spec.model)
         else:
-            LanguageModel(model, tokenizer).save(draft)
+            LanguagePredictor(model, tokenizer).save(draft)
     folder.finish("teacher", inputs)
     return CausalTeacher(model, tokenizer)
 

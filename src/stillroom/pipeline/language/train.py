@@ -9,7 +9,8 @@ from stillroom.core.fingerprint import fingerprint
 from stillroom.core.records import CurvePoint
 from stillroom.knowledge.token_knowledge import TokenKnowledge
 from stillroom.losses.closed_form import DIVERGENCES, Divergence
-from stillroom.models.language import LanguageModel, load_language_model
+from stillroom.models import language as saved
+from stillroom.models.language import LanguagePredictor
 from stillroom.objectives.tokens import Schedule, TokenObjective
 from stillroom.pipeline.language.label import Taught, label, open_store
 from stillroom.pipeline.language.work import LanguageWork
@@ -45,10 +46,10 @@ def _schedule(value: float | TemperatureSchedule | WeightSchedule) -> Schedule:
     return Schedule(value) if isinstance(value, float) else Schedule(value.start, value.end, value.shape)
 
 
-def _train_arm(work: LanguageWork, taught: Taught, arm: str, seed: int) -> tuple[LanguageModel, list[CurvePoint]]:
+def _train_arm(work: LanguageWork, taught: Taught, arm: str, seed: int) -> tuple[LanguagePredictor, list[CurvePoint]]:
     """The student learns from the teacher; the control, the same student, from the tokens alone."""
     job, corpus = work.job, work.corpus
-    source = load_language_model(work.folder.teacher)
+    source = saved.load(work.folder.teacher)
     model, notes = build_student(
         work.student_spec, teacher=source.model, tokenizer=source.tokenizer, examples=corpus.train.examples, seed=seed
     )
@@ -61,11 +62,11 @@ def _train_arm(work: LanguageWork, taught: Taught, arm: str, seed: int) -> tuple
             folder=work.scratch(f"{arm}-{seed}"), vocabulary_size=taught.vocabulary_size, validation=corpus.validation,
             progress=work.listener.task(f"training the {arm}, seed {seed}"),
         )  # fmt: skip
-    return LanguageModel(merged(model), source.tokenizer), curve
+    return LanguagePredictor(merged(model), source.tokenizer), curve
 
 
 @contextmanager
-def _teacher(work: LanguageWork, taught: Taught, source: LanguageModel) -> Iterator[TokenTeacher]:
+def _teacher(work: LanguageWork, taught: Taught, source: LanguagePredictor) -> Iterator[TokenTeacher]:
     """The stored answers, or the model itself."""
     question, corpus = taught.question, work.corpus
     if question is None:
