@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["share", "score", "amount", "seconds", "bytes", "rate", "tokens", "count", "tiny"]
-Group = Literal["quality", "fidelity", "worth", "cost", "export"]
+Group = Literal["quality", "fidelity", "writing", "worth", "cost", "export"]
 
 NARROW_SPACE = "\u202f"
 MINUS = "\u2212"
@@ -41,6 +41,12 @@ STYLES: dict[str, Style] = {
     "correlation_to_teacher": Style("Correlation to the teacher", "score", "higher", "fidelity", "Pearson\u2019s, of the predicted values"),
     "rmse_to_teacher": Style("RMSE to the teacher", "amount", "lower", "fidelity", "in units of the target"),
     "top5_overlap": Style("Overlap of the top 5", "share", "higher", "fidelity", "share of the teacher\u2019s 5 likeliest tokens"),
+    "exact_match": Style("Exact match", "share", "higher", "quality", "share of prompts whose greedy answer is the right one"),
+    "distinct_1": Style("Different words", "share", "", "writing", "share of a text\u2019s words that differ from each other"),
+    "distinct_2": Style("Different word pairs", "share", "", "writing", "within a text"),
+    "distinct_3": Style("Different word triples", "share", "", "writing", "within a text"),
+    "self_similarity": Style("Self-similarity", "share", "", "writing", "word pairs that two texts of an arm share"),
+    "narrowing": Style("Narrowing", "share", "lower", "writing", "self-similarity above the teacher\u2019s"),
     "retention": Style("Retention", "share", "higher", "worth", "the teacher\u2019s quality that is kept"),
     "gap_closed": Style("Gap closed", "share", "higher", "worth", f"0{NARROW_SPACE}% is the control, 100{NARROW_SPACE}% the teacher"),
     "latency_p50_seconds": Style("Latency, median", "seconds", "lower", "cost", "one row a call"),
@@ -62,6 +68,7 @@ STYLES: dict[str, Style] = {
 GROUP_TITLES: dict[Group, str] = {
     "quality": "Quality",
     "fidelity": "Fidelity",
+    "writing": "Writing",
     "worth": "Worth",
     "cost": "Cost",
     "export": "Export",

@@ -26,7 +26,7 @@ class LoraSpec(Spec):
     """Low-rank adapters beside frozen weights (arXiv:2106.09685), by peft."""
 
     r: Annotated[int, Field(ge=1)] = described("Rank.", default=16)
-    alpha: Annotated[float, Field(gt=0)] = described("Adapters are multiplied by alpha / r.", default=32.0)
+    alpha: Count = described("Adapters are multiplied by alpha / r.", default=32)
     dropout: Annotated[float, Field(ge=0, lt=1)] = described("Of the adapters' inputs.", default=0.0)
 
 

@@ -9,8 +9,8 @@ from stillroom.core.fingerprint import fingerprint
 from stillroom.core.token_records import TokenScheme
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.token_knowledge import TokenQuestion, missing_examples, put_answers
-from stillroom.models.causal import load_causal, usable_vocabulary
 from stillroom.models import language as saved
+from stillroom.models.causal import load_causal, usable_vocabulary
 from stillroom.models.language import LanguagePredictor
 from stillroom.models.memory import refuse_too_large
 from stillroom.pipeline.clock import counted
