@@ -127,5 +127,6 @@ def _costs(work: LanguageWork, teacher: LanguagePredictor, prompts: _Prompts) ->
     ids = [teacher.ids(text)[:_PROMPT_TOKENS] for text in begun]
     work.listener.say("measuring time to first token, tokens a second, memory and size")
     return measure_language_cost(
-        folders, ids, texts, calls=settings.latency_calls, seed=work.job.seed, new_tokens=settings.new_tokens, confidence=settings.confidence
+        folders, ids, texts, calls=settings.latency_calls, seed=work.job.seed, new_tokens=settings.new_tokens,
+        confidence=settings.confidence,
     )  # fmt: skip
