@@ -142,3 +142,9 @@ def test_a_token_that_begins_in_the_prompt_stays_the_prompts(tokenizers: dict[st
     assert tokenizers["gpt2"].decode(joined[-1:]) == " happy", "the border lies inside a token"
     sequences, _ = tokenise([completion("It is hap", "py, yes")], tokenizers["gpt2"], max_length=16)
     assert learnt(sequences, tokenizers["gpt2"]) == ", yes<|endoftext|>"
+
+
+def test_bytes_are_counted_as_utf8_has_them(tokenizers: dict[str, Any]) -> None:
+    text = "a\u00e9\u20ac\U0001f642z" * 3
+    sequences, _ = tokenise([completion("x", text)], tokenizers["mistral"], max_length=200)
+    assert int(sequences.num_bytes[0]) == len(text.encode())

@@ -210,6 +210,7 @@ def _tokens(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> tuple[NDA
 def _bytes_per_token(text: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """Bytes between the end of the furthest token before and the end of this one: their sum is the text's, whatever a
     tokenizer says about white space, and about the several tokens of one character."""
-    sizes = np.concatenate([[0], np.cumsum([len(character.encode()) for character in text])])
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    sizes = np.concatenate([[0], np.cumsum(1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000))])
     reached = sizes[np.maximum.accumulate(ends)] if len(ends) else np.zeros(0, np.int64)
     return np.asarray(np.diff(reached, prepend=0), np.int64)
