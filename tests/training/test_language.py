@@ -235,6 +235,29 @@ def test_weight_one_is_the_control_bit_for_bit_and_never_asks_the_teacher(tiny_c
     assert torch.equal(*states)
 
 
+class Spy:
+    """An objective that notes at which shares of the training it is asked."""
+
+    def __init__(self, objective: TokenObjective) -> None:
+        self.control, self.temperatures, self.looks_at_teacher = objective.control, objective.temperatures, objective.looks_at_teacher
+        self.objective, self.shares = objective, list[float]()
+
+    def loss(self, *tensors: Any, share: float, **counts: Any) -> Any:
+        self.shares.append(share)
+        return self.objective.loss(*tensors, share=share, **counts)
+
+
+def test_schedules_run_from_the_first_step_to_the_last(tiny_causal: Make, tmp_path: Path) -> None:
+    (teacher, tokenizer), (student, _) = tiny_causal("llama", seed=1), tiny_causal("llama")
+    spy = Spy(TokenObjective(hard_label_weight=Schedule(0.0, 0.5)))
+    call = {"teacher": OnlineTeacher(teacher), "objective": spy, "num_train_epochs": 1.0, "per_device_train_batch_size": 1}
+    train(student, tokenizer, texts(16), tmp_path, arguments={"gradient_accumulation_steps": 2, "max_steps": 5}, **call)
+    rehearsal, training = spy.shares[:2], spy.shares[2:]
+    assert rehearsal == [0.0, 1.0]
+    assert sorted(set(training)) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert training == sorted(training)
+
+
 def test_a_store_of_answers_teaches(tiny_causal: Make, tmp_path: Path) -> None:
     """From the real store, whose answers are found by the tokens: the same weights as from answers at hand, in any order of the store."""
     (teacher, tokenizer), sequences, scheme, states = tiny_causal("llama", seed=1), texts(12), TokenScheme("threshold", 8), []
