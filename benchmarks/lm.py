@@ -95,18 +95,20 @@ def page(results: dict[str, Any], seeds: int) -> str:
         "# Language models: what is learnt from which record of the teacher",
         "",
         f"Written by `python benchmarks/lm.py`: `{JOB}` once for every way of keeping the teacher's answers, {seeds} seeds each, the same",
-        "seeds, tokens and steps. Held-out loss in nats a token, 95 % intervals over test documents and seeds. `control` never sees the teacher.",
+        "seeds, tokens and steps. Held-out loss in nats a token, 95 % intervals over test documents and seeds. `control` never",
+        "sees the teacher.",
         "",
         "| machine and versions | |",
         "| --- | --- |",
         *(f"| {key} | {value} |" for key, value in results["online"]["environment"].items()),
         "",
-        "| record of the teacher | bytes a token on disk | held-out loss | difference to the control | loss on plays | seconds of training |",
+        "| record of the teacher | bytes a token | held-out loss | against the control | loss on plays | seconds of training |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     control = Evidence.from_json(results["online"]["evidence"])
     lines.append(
-        f"| none: control | 0 | {cell(control.value('control', 'log_loss'))} | | {cell(control.value('control', 'log_loss@shakespeare'))} | |"
+    alone = [cell(control.value("control", measure)) for measure in ("log_loss", "log_loss@shakespeare")]
+    lines.append(f"| none: control | 0 | {alone[0]} | | {alone[1]} | |")
     )
     for variant, words in VARIANTS.items():
         result = results[variant]
