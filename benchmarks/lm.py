@@ -106,10 +106,8 @@ def page(results: dict[str, Any], seeds: int) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     control = Evidence.from_json(results["online"]["evidence"])
-    lines.append(
     alone = [cell(control.value("control", measure)) for measure in ("log_loss", "log_loss@shakespeare")]
     lines.append(f"| none: control | 0 | {alone[0]} | | {alone[1]} | |")
-    )
     for variant, words in VARIANTS.items():
         result = results[variant]
         evidence = Evidence.from_json(result["evidence"])

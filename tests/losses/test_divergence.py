@@ -192,3 +192,13 @@ def test_masked_positions_cannot_matter_and_parts_add_up() -> None:
     assert masked_mean(v, torch.zeros(10, dtype=torch.bool)).item() == 0.0
     parts = [masked_mean(a, b, num_kept=keep.sum()) for a, b in zip(v.split(4), keep.split(4), strict=True)]
     torch.testing.assert_close(torch.stack(parts).sum(), masked_mean(v, keep))
+
+
+def test_the_losses_are_there_for_anyones_training_loop() -> None:
+    import stillroom.losses
+
+    assert len(stillroom.losses.__all__) > 15
+    for name in stillroom.losses.__all__:
+        assert getattr(stillroom.losses, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'forward_lk'"):
+        _ = stillroom.losses.forward_lk
