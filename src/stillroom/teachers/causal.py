@@ -107,9 +107,10 @@ def label_tokens(
     model, place, total = teacher.model, teacher.place, len(sequences)
     head = token_batches.cut_head(model, vocabulary_size, place=place)
     token_batches.check_examples(model, sequences.examples, place=place)
-    different, repeats = _once(sequences.examples)
-    absent = missing(different)
-    examples, repeats = [different[number] for number in absent], [repeats[number] for number in absent]
+    numbers, counts = _once(sequences.examples)
+    absent = missing([sequences.examples[number] for number in numbers])
+    numbers, repeats = [numbers[i] for i in absent], [counts[i] for i in absent]
+    examples = [sequences.examples[number] for number in numbers]
     done = total - sum(repeats)
     if progress:
         progress(done, total)
@@ -122,26 +123,25 @@ def label_tokens(
         say(note)
     batches = [batch.tolist() for batch in token_batches.by_tokens(lengths, batch_tokens)]
     with frozen(teacher, place=place) as check:
-        for i, batch in enumerate(batches):
-            asked = [examples[number] for number in batch]
-            answers = _answers(teacher, head, asked, [f"example {absent[number]}" for number in batch], scheme, temperature, seed)
+        for turn, batch in enumerate(batches):
+            asked = [examples[i] for i in batch]
+            answers = _answers(teacher, head, asked, [f"example {numbers[i]}" for i in batch], scheme, temperature, seed)
             # Before the first and the last answers are stored: a teacher that changes never completes its examples.
-            if i in (0, len(batches) - 1):
+            if turn in (0, len(batches) - 1):
                 check()
             put(asked, answers)
-            done += sum(repeats[number] for number in batch)
+            done += sum(repeats[i] for i in batch)
             if progress:
                 progress(done, total)
     return len(examples)
 
 
-def _once(examples: Sequence[TokenExample]) -> tuple[list[TokenExample], list[int]]:
-    """Each example once, in the order of their first occurrence, and how often each occurs."""
-    first: dict[str, TokenExample] = {}
+def _once(examples: Sequence[TokenExample]) -> tuple[list[int], list[int]]:
+    """Where each different example first occurs, in that order, and how often it occurs."""
+    first: dict[str, int] = {}
     counts: dict[str, int] = {}
-    for example in examples:
-        name = example.fingerprint
-        first.setdefault(name, example)
+    for number, name in enumerate(example.fingerprint for example in examples):
+        first.setdefault(name, number)
         counts[name] = counts.get(name, 0) + 1
     return list(first.values()), list(counts.values())
 
