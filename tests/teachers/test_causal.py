@@ -214,8 +214,8 @@ def test_nan_logits_are_refused_with_the_example_and_what_was_answered_stays(tin
     rotten = TokenExample(np.array([1, V + 1]), np.array([True, True]))
     sequences = texts()
     store = Answered()
-    with pytest.raises(StageFailed, match=r"teacher: example 12, position \d: its logits are NaN or infinite; nothing of this batch"):
-        store.label(CausalTeacher(model, tokenizer), Sequences((*sequences.examples, rotten), np.ones(13, np.int64), np.arange(13)))
+    with pytest.raises(StageFailed, match=r"teacher: example 24, position \d: its logits are NaN or infinite; nothing of this batch"):
+        store.label(CausalTeacher(model, tokenizer), Sequences((*sequences.examples * 2, rotten), np.ones(25, np.int64), np.arange(25)))
     assert 0 < len(store.answers) <= 12
 
 

@@ -84,7 +84,7 @@ def self_similarity(texts: Sequence[str]) -> Statistic | None:
 
 
 _DIVERSITY = (
-    *(Metric(f"distinct_{n}", True, lambda texts, n=n: distinct(texts, n), 0.0, 1.0) for n in (1, 2, 3)),  # type: ignore[misc]
+    *(Metric(f"distinct_{n}", True, lambda texts, n=n: distinct(texts, n), 0.0, 1.0) for n in (1, 2, 3)),
     Metric("self_similarity", False, self_similarity, 0.0, 1.0),
 )
 

@@ -193,10 +193,10 @@ def _disagreements(scores: Scores, show: Callable[[int], str] | None) -> tuple[D
     student = scores["student"][0]
     assert student.comparison is not None
     rows, part = np.unique(student.rows, return_inverse=True)
-    tokens = np.bincount(part, student.num_tokens)
+    tokens = np.bincount(part, student.num_tokens).astype(np.float64)
 
-    def by_document(sums: NDArray[np.generic]) -> Floats:
-        return ratio(np.bincount(part, sums.astype(np.float64)), tokens)
+    def by_document(sums: Floats) -> Floats:
+        return ratio(np.bincount(part, sums).astype(np.float64), tokens)
 
     def loss(arm: str, document: int) -> str:
         return f"{by_document(scores[arm][0].nll)[document]:.3f} nats a token"

@@ -130,5 +130,5 @@ def _padded_left(prompts: Sequence[NDArray[np.int64]], device: torch.device) -> 
 
 
 def _until_end(row: NDArray[np.int64], end_id: int | None) -> NDArray[np.int64]:
-    ends = np.flatnonzero(row == end_id) if end_id is not None else []
-    return row[: ends[0]] if len(ends) else row
+    ends = np.flatnonzero(row == end_id).tolist() if end_id is not None else []
+    return row[: ends[0]] if ends else row

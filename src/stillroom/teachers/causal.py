@@ -75,9 +75,9 @@ def label_tokens(
 ) -> int:
     """Ask for the next-token distributions that are not stored yet, and store each batch as it is answered.
 
-    Equal examples are asked once. The batches are laid out over all examples, stored or not, and of a batch only what is
-    missing is asked. With one `put` a batch that is whole or absent after a crash, a run that was killed therefore asks
-    the same batches as an undisturbed one, and stores the same bytes (on one machine, with the same number of threads).
+    Equal examples are asked once, the longest first. Batches are stored in the order in which they are laid out, and where
+    one `put` is whole or absent after a crash, what a killed run left undone is laid out as the undisturbed one would have: it
+    stores the same bytes (on one machine, with the same number of threads and `batch_tokens`).
 
     Where batches differ (other examples around, another `batch_tokens`), logits move by float rounding, about 1e-6 of
     their size in float32. Stored probabilities then move as little; a drawn id or a rounded count changes where its random
@@ -107,41 +107,41 @@ def label_tokens(
     model, place, total = teacher.model, teacher.place, len(sequences)
     head = token_batches.cut_head(model, vocabulary_size, place=place)
     token_batches.check_examples(model, sequences.examples, place=place)
-    examples, repeats = _once(sequences.examples)
-    absent = set(missing(examples))
-    done = total - sum(repeats[number] for number in absent)
+    numbers, counts = _once(sequences.examples)
+    absent = missing([sequences.examples[number] for number in numbers])
+    numbers, repeats = [numbers[i] for i in absent], [counts[i] for i in absent]
+    examples = [sequences.examples[number] for number in numbers]
+    done = total - sum(repeats)
     if progress:
         progress(done, total)
-    if not absent:
+    if not examples:
         return 0
     lengths = [len(example) for example in examples]
     elements = token_batches.elements_at_once(model.device)
     batch_tokens, note = batch_that_fits(model, batch_tokens=batch_tokens, longest=max(lengths), chunk_elements=elements, place=place)
     if note and say:
         say(note)
-    batches = [[n for n in batch.tolist() if n in absent] for batch in token_batches.by_tokens(lengths, batch_tokens)]
-    batches = [batch for batch in batches if batch]
+    batches = [batch.tolist() for batch in token_batches.by_tokens(lengths, batch_tokens)]
     with frozen(teacher, place=place) as check:
-        for i, batch in enumerate(batches):
-            asked = [examples[number] for number in batch]
-            answers = _answers(teacher, head, asked, [f"example {number}" for number in batch], scheme, temperature, seed)
+        for turn, batch in enumerate(batches):
+            asked = [examples[i] for i in batch]
+            answers = _answers(teacher, head, asked, [f"example {numbers[i]}" for i in batch], scheme, temperature, seed)
             # Before the first and the last answers are stored: a teacher that changes never completes its examples.
-            if i in (0, len(batches) - 1):
+            if turn in (0, len(batches) - 1):
                 check()
             put(asked, answers)
-            done += sum(repeats[number] for number in batch)
+            done += sum(repeats[i] for i in batch)
             if progress:
                 progress(done, total)
-    return len(absent)
+    return len(examples)
 
 
-def _once(examples: Sequence[TokenExample]) -> tuple[list[TokenExample], list[int]]:
-    """Each example once, in the order of their first occurrence, and how often each occurs."""
-    first: dict[str, TokenExample] = {}
+def _once(examples: Sequence[TokenExample]) -> tuple[list[int], list[int]]:
+    """Where each different example first occurs, in that order, and how often it occurs."""
+    first: dict[str, int] = {}
     counts: dict[str, int] = {}
-    for example in examples:
-        name = example.fingerprint
-        first.setdefault(name, example)
+    for number, name in enumerate(example.fingerprint for example in examples):
+        first.setdefault(name, number)
         counts[name] = counts.get(name, 0) + 1
     return list(first.values()), list(counts.values())
 
