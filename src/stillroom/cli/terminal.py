@@ -38,14 +38,16 @@ class Terminal:
         self._speaker = Thread(target=self._speak, daemon=True)
 
     def __enter__(self) -> Terminal:
-        self._bars.start()
-        if not self._console.is_terminal:
+        if self._console.is_terminal:
+            self._bars.start()
+        else:
             self._speaker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def stage(self, name: str, resumed: bool) -> None:
         for key in list(self._open):
