@@ -10,7 +10,7 @@ import numpy as np
 
 from stillroom.core.protocols import Predictor
 from stillroom.models.locate import locate_model
-from stillroom.models.manifest import read_manifest
+from stillroom.models.manifest import MANIFEST, read_manifest
 
 
 def count_parameters(predictor: Predictor) -> int | None:
@@ -67,6 +67,6 @@ def _parts(estimator: Any) -> Iterator[Any]:
 
 def size_on_disk(folder: Path) -> int | None:
     """Bytes of a saved predictor's files; of one that only says where it lies, of the files there. None where these are out of reach."""
-    named = read_manifest(folder).get("model")
+    named = read_manifest(folder).get("model") if (folder / MANIFEST).is_file() else None
     place = folder if named is None else Path(locate_model(named))
     return sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if place.is_dir() else None
