@@ -34,7 +34,11 @@ NUM_KILLS = 20
 
 def start(job: Path, run: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "stillroom.cli", "run", str(job), "--run", str(run)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    # Ctrl-C works in it even where these tests were started in the background, which ignores it.
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
 
 
 def finish(job: Path, run: Path) -> str:

@@ -97,7 +97,9 @@ def numbers(column: pd.Series[Any]) -> tuple[NDArray[np.float64], NDArray[np.boo
     distinct, where = _distinct(column)
     texts = [_cell(value, verbatim=False) for value in distinct]
     missing = np.array([text is None or text.lower() == "nan" for text in texts], dtype=np.bool_)
-    values = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
+    read = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
+    # Before 3.1 pandas missed the last bit now and then, and a row its key: pandas tells what is a number, Python which.
+    values = np.array([value if np.isnan(value) else float(str(text)) for text, value in zip(texts, read.tolist(), strict=True)])
     return values[where], (np.isnan(values) & ~missing)[where]
 
 
