@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -19,8 +20,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 from stillroom.core.records import Calibration, Column
 from stillroom.models.calibrated import CalibratedPredictor
+from stillroom.models.manifest import write_manifest
 from stillroom.models.mean import MeanPredictor
-from stillroom.models.sizes import count_parameters
+from stillroom.models.sizes import count_parameters, size_on_disk
 from stillroom.models.tabular import TabularPredictor
 
 X, Y = load_iris(return_X_y=True)  # 4 features, 3 classes
@@ -87,3 +89,15 @@ def test_a_torch_model_counts_its_tensors() -> None:
         classes, model = ("a", "b"), Model()
 
     assert count_parameters(Text()) == 24  # type: ignore[arg-type]
+
+
+def test_a_model_that_lies_elsewhere_is_as_large_as_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "weights").write_bytes(bytes(1000))
+    own, named, lost = (tmp_path / name for name in ("own", "named", "lost"))
+    for folder in (own, named, lost):
+        folder.mkdir()
+    (own / "weights").write_bytes(bytes(10))
+    write_manifest(named, kind="language", classes=(), model=str(tmp_path / "far"))
+    write_manifest(lost, kind="language", classes=(), model="somebody/on-a-hub")
+    assert (size_on_disk(own), size_on_disk(named), size_on_disk(lost)) == (10, 1000, None)

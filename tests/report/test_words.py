@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stillroom.core.records import Evidence, Verdict
+from stillroom.core.records import Evidence, Measure, Verdict
 from stillroom.report.words import against_teacher, finding, headline, limits, verdict_words
 
 
@@ -81,3 +81,10 @@ def test_a_wide_interval_is_called_wide(make) -> None:
     assert any("interval is wide" in sentence for sentence in limits(wide))
     narrow = replace(evidence, verdict=Verdict("no evidence", "accuracy", 0.0, -0.001, 0.001))
     assert not any("interval is wide" in sentence for sentence in limits(narrow))
+
+
+def test_of_a_loss_the_teachers_is_a_multiple_and_nothing_is_kept() -> None:
+    measures = tuple(Measure(arm, "log_loss", value, None, None, 9, 1) for arm, value in (("teacher", 0.8), ("student", 2.0)))
+    kept = Measure("student", "retention", 0.4, None, None, 9, 1)
+    evidence = Evidence(("teacher", "student"), (*measures, kept), Verdict("no evidence", "log_loss", 0.0, -1.0, 1.0))
+    assert plain(against_teacher(evidence)) == "Its log loss is 2.5\u00d7 the teacher's."

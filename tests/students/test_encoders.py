@@ -12,7 +12,8 @@ from stillroom.core.errors import BadInput
 from stillroom.core.records import Calibration
 from stillroom.models.calibrated import CalibratedPredictor
 from stillroom.models.manifest import write_manifest
-from stillroom.models.text import TextPredictor, label_order, parameters_fingerprint, set_labels
+from stillroom.models.pretrained import parameters_fingerprint
+from stillroom.models.text import TextPredictor, label_order, set_labels
 from stillroom.spec.student import HuggingFaceStudentSpec
 from stillroom.students.encoders import build_student, fresh_encoder, keep_layers
 

@@ -435,7 +435,7 @@ def test_the_older_checkpoint_goes_only_when_the_newer_is_whole(tiny_bert: Make,
         mark_whole(checkpoint, training)
 
     batch, (model, tokenizer), done = examples(30), tiny_bert(CLASSES), []
-    monkeypatch.setattr("stillroom.training.encoder.mark_whole", killed)
+    monkeypatch.setattr("stillroom.training.trainer.mark_whole", killed)
     with pytest.raises(Kill):
         train(model, tokenizer, batch, tmp_path, **RESUME)
     monkeypatch.undo()
@@ -475,7 +475,8 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from stillroom.core.records import Batch
-from stillroom.models.text import load, parameters_fingerprint
+from stillroom.models.pretrained import parameters_fingerprint
+from stillroom.models.text import load
 from stillroom.objectives.soft_labels_torch import soft_label_loss
 from stillroom.spec.training import TrainingSpec
 from stillroom.training.encoder import train_encoder

@@ -230,7 +230,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A test row on which student and teacher differ."""
+    """A test row on which student and teacher differ; of a language model a document, where the arms' answers are their log loss."""
 
     example: dict[str, str]
     label: str
@@ -238,7 +238,8 @@ class Disagreement:
     student: str
     control: str | None
     size: float
-    """Total variation distance (classification) or absolute difference (regression) of student and teacher."""
+    """Total variation distance (classification), absolute difference (regression), or mean KL(teacher || student) over the
+    tokens in nats (language models)."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+TEXT_FORMATS = (".txt", ".txt.gz")
+"""Plain texts, which a language model reads beside the formats of tables."""
+
 BUNDLED_TARGET = "target"
 """How the column to predict is called in every bundled set."""
 
@@ -30,9 +33,9 @@ _EXACT = 2**53
 """Beyond it float64 skips whole numbers, so that two identifiers would become one."""
 
 
-def check_files(files: Mapping[str, Path]) -> list[Problem]:
+def check_files(files: Mapping[str, Path], formats: Sequence[str] = FORMATS) -> list[Problem]:
     """What is wrong with the files of a source, by the place that names each: absent, a folder, of no known format."""
-    return [Problem(place, problem) for place, path in files.items() if (problem := _file_problem(path))]
+    return [Problem(place, problem) for place, path in files.items() if (problem := _file_problem(path, formats))]
 
 
 def read_table(path: Path, *, place: str, missing_values: Sequence[str] = ()) -> pd.DataFrame:
@@ -70,13 +73,13 @@ def bundled_table(name: str) -> pd.DataFrame:
     return frame
 
 
-def _file_problem(path: Path) -> str | None:
+def _file_problem(path: Path, formats: Sequence[str] = FORMATS) -> str | None:
     if not path.exists():
         return f"no such file: {path}. Correct the path, or the environment variable it is made of."
     if path.is_dir():
         return f"{path} is a folder; name the file in it."
-    if not path.name.lower().endswith(FORMATS):
-        return f"{path.name} is of no known format; allowed: {', '.join(FORMATS)}."
+    if not path.name.lower().endswith(tuple(formats)):
+        return f"{path.name} is of no known format; allowed: {', '.join(formats)}."
     return None
 
 

@@ -77,13 +77,18 @@ def measure_cost(
                 "allow_code": allow_code,
                 "budget_seconds": budget_seconds,
             }
-            found += _measures(arm, _ask_worker(arm, request), confidence)
+            found += _measures(arm, ask_worker(arm, request), confidence)
         if progress:
             progress(len(folders), len(folders))
     return found
 
 
-def _ask_worker(arm: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def ask_worker(arm: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of a fresh `cost_worker` process to a request.
+
+    Raises:
+        StageFailed: it fails, is killed, or hangs; names the arm and the reason.
+    """
     # The child finds the same modules: the caller's path, which need not be in its environment.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-P", "-m", "stillroom.evaluation.cost_worker"]
@@ -117,10 +122,13 @@ def _measures(arm: str, answer: Mapping[str, Any], confidence: float) -> list[Me
         value, low, high = quantile_interval(np.sort(np.array(seconds)), 0.5, confidence)
         slowest, fastest = (None if bound is None else int(size) / bound for bound in (high, low))
         found.append(Measure(arm, f"throughput_{size}_rows_per_second", int(size) / value, slowest, fastest, len(seconds), 1))
-    for name in ("peak_memory_bytes", "size_bytes", "parameters", "threads"):
-        if answer[name] is not None:
-            found.append(Measure(arm, name, float(answer[name]), None, None, 1, 1))
-    return found
+    return found + footprint(arm, answer)
+
+
+def footprint(arm: str, answer: Mapping[str, Any]) -> list[Measure]:
+    """What a worker's answer tells beside times: memory, size, parameters, threads, where known."""
+    names = ("peak_memory_bytes", "size_bytes", "parameters", "threads")
+    return [Measure(arm, name, float(answer[name]), None, None, 1, 1) for name in names if answer[name] is not None]
 
 
 def quantile_interval(ordered: Floats, level: float, confidence: float) -> tuple[float, float | None, float | None]:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 from stillroom.core.errors import StillroomError
 from stillroom.core.protocols import Predictor
 from stillroom.models.load import load_predictor
-from stillroom.models.sizes import count_parameters
+from stillroom.models.sizes import count_parameters, size_on_disk
 
 BATCH_SIZES = (32, 1024)
 _BATCH_CALLS = 30
@@ -26,7 +27,8 @@ def main() -> None:
     answer_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        answer = measure(json.load(sys.stdin))
+        request = json.load(sys.stdin)
+        answer = measure_language(request) if "prompts" in request else measure(request)
     except StillroomError as error:
         answer = {"error": str(error)}
     with answer_to:
@@ -50,13 +52,54 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     fits = _warm_up(predictor, features, order, budget)
     # The rows are cut out beforehand: only the call itself is timed.
     singles = [_rows(features, order, i, 1) for i in range(min(request["calls"], len(order)))]
-    latencies = _time_calls(predictor, singles, request["calls"], budget)
+    latencies = _time_calls(predictor.predict_values, singles, request["calls"], budget)
     batches = {size: [_rows(features, order, 0, size)] for size in BATCH_SIZES if size in fits}
     return {
         "latency_seconds": latencies,
-        "batch_seconds": {size: _time_calls(predictor, rows, _BATCH_CALLS, budget) for size, rows in batches.items()},
+        "batch_seconds": {size: _time_calls(predictor.predict_values, rows, _BATCH_CALLS, budget) for size, rows in batches.items()},
+        **_footprint(folder, predictor),
+    }
+
+
+def measure_language(request: dict[str, Any]) -> dict[str, Any]:
+    """The raw costs of one language model.
+
+    Args:
+        request: "folder", "prompts" (lists of token ids), "texts" (as many, to be scored), "new_tokens", "calls", "seed",
+            "budget_seconds".
+
+    Returns:
+        "first_token_seconds", "generation_seconds": one number a call; "scoring_seconds": one for each of "scored_tokens";
+        and what `measure` gives beside times.
+    """
+    from stillroom.models.generation import continuations
+    from stillroom.models.language import load
+
+    folder, budget, calls = Path(request["folder"]), float(request["budget_seconds"]), int(request["calls"])
+    arm = load(folder)
+    prompts = [np.array(ids, np.int64) for ids in request["prompts"]]
+    texts = pd.DataFrame({arm.column: request["texts"]})
+    order = np.random.default_rng(request["seed"]).permutation(len(prompts))
+
+    def write(prompt: np.ndarray[Any, Any], num: int) -> None:
+        continuations(arm.model, [prompt], max_new_tokens=num, vocabulary_size=arm.vocabulary_size)  # never stopped by an end token
+
+    turns = [prompts[number] for number in order]
+    write(turns[0], 2)  # the first call also pays for lazy set-up
+    arm.predict_values(texts[:1])
+    return {
+        "first_token_seconds": _time_calls(lambda prompt: write(prompt, 1), turns, calls, budget),
+        "generation_seconds": _time_calls(lambda prompt: write(prompt, request["new_tokens"]), turns, _BATCH_CALLS, budget),
+        "scoring_seconds": _time_calls(arm.predict_values, [texts], _BATCH_CALLS, budget),
+        "scored_tokens": sum(max(len(arm.ids(text)) - 1, 0) for text in request["texts"]),
+        **_footprint(folder, arm),
+    }
+
+
+def _footprint(folder: Path, predictor: Predictor) -> dict[str, Any]:
+    return {
         "peak_memory_bytes": _peak_memory(),
-        "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "size_bytes": size_on_disk(folder),
         "parameters": count_parameters(predictor),
         "threads": _threads(),
     }
@@ -83,14 +126,14 @@ def _rows(features: pd.DataFrame, order: np.ndarray[Any, Any], start: int, size:
     return features.iloc[positions].reset_index(drop=True)
 
 
-def _time_calls(predictor: Predictor, rows: list[pd.DataFrame], calls: int, budget: float) -> list[float]:
-    """Seconds of up to `calls` calls, taking the entries of `rows` in turn; at least one, and none begun after the budget."""
+def _time_calls(call: Callable[[Any], object], inputs: Sequence[Any], calls: int, budget: float) -> list[float]:
+    """Seconds of up to `calls` calls, taking the `inputs` in turn; at least one, and none begun after the budget."""
     seconds: list[float] = []
     end = time.perf_counter() + budget
     while len(seconds) < calls and (not seconds or time.perf_counter() < end):
-        batch = rows[len(seconds) % len(rows)]
+        given = inputs[len(seconds) % len(inputs)]
         start = time.perf_counter()
-        predictor.predict_values(batch)
+        call(given)
         seconds.append(time.perf_counter() - start)
     return seconds
 

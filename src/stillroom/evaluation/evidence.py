@@ -14,9 +14,10 @@ from stillroom.core.records import Batch, CurvePoint, Details, Evidence, Measure
 from stillroom.evaluation.calibration import reliability_bins
 from stillroom.evaluation.fidelity import fidelity_metrics
 from stillroom.evaluation.metrics import quality_metrics
-from stillroom.evaluation.significance import Estimate, Interval, estimate, interval_within, judge, quotient
+from stillroom.evaluation.significance import Estimate, Interval, estimate, interval_within, judge
 from stillroom.evaluation.slices import largest_disagreements, slice_measures
 from stillroom.evaluation.statistic import Floats, Metric, Statistic
+from stillroom.evaluation.worth import worth
 
 Predictions = Mapping[str, Sequence[Floats]]
 
@@ -37,12 +38,7 @@ def build_evidence(
 ) -> tuple[Evidence, Details]:
     """Measure every arm on the test split, and judge the student against the control.
 
-    Measures of every arm: quality. Of every arm but the teacher: fidelity, `retention` and `gap_closed`, both on `primary`.
-
-    retention: student / teacher; for a loss or an error teacher / student, so that 1 is "as good" and 0.5 "twice the error".
-    gap_closed: (student - control) / (teacher - control); 0 is the control, 1 the teacher. Left out where the interval of
-    teacher - control does not show the teacher as the better one: there is no gap to close, and the ratio means nothing.
-    retention is left out where the interval of its denominator is not above 0 (a poor R squared, a vanishing error).
+    Measures of every arm: quality. Of every arm but the teacher: fidelity, and what `worth` says of `primary`.
 
     Args:
         test: n labelled rows. Its features serve `slices` and the examples of disagreement, nothing else.
@@ -140,12 +136,4 @@ def _of_arm(
     for metric in (*quality_metrics(task), *fidelity_metrics(task)):
         if (arm, metric.name) in estimates:
             yield metric.name, interval_within(estimates[arm, metric.name], metric, confidence)
-    if arm == "teacher" or "teacher" not in of_primary:
-        return
-    above, below = (arm, "teacher") if primary.higher_is_better else ("teacher", arm)
-    if retention := quotient({above: 1.0}, {below: 1.0}, of_primary, confidence):
-        yield "retention", retention
-    if arm != "control" and "control" in of_primary:
-        sign = 1.0 if primary.higher_is_better else -1.0
-        if gap := quotient({arm: sign, "control": -sign}, {"teacher": sign, "control": -sign}, of_primary, confidence):
-            yield "gap_closed", gap
+    yield from worth(arm, of_primary, primary, confidence)

@@ -66,7 +66,7 @@ def slice_groups(column: pd.Series[Any]) -> Iterator[tuple[str, NDArray[np.intp]
     if numeric and column.nunique() > _FEW_VALUES:
         yield from _quartiles(column.to_numpy(dtype=np.float64, na_value=np.nan), missing)
     else:
-        names = np.array(["" if gone else _cell(cell) for cell, gone in zip(column.tolist(), missing, strict=True)], dtype=object)
+        names = np.array(["" if gone else short_cell(cell) for cell, gone in zip(column.tolist(), missing, strict=True)], dtype=object)
         values, counts = np.unique(names[~missing], return_counts=True)
         order = np.argsort(-counts, kind="stable")
         kept, rare = values[order[:MAX_GROUPS]], values[order[MAX_GROUPS:]]
@@ -97,14 +97,14 @@ def largest_disagreements(test: Batch, classes: Sequence[str], predictions: Mapp
     distances = np.abs(teacher - student) if not classes else np.abs(teacher - student).sum(axis=1) / 2
 
     def name(values: NDArray[Any]) -> str:
-        return classes[int(values.argmax())] if classes else _cell(float(values))
+        return classes[int(values.argmax())] if classes else short_cell(float(values))
 
     rows = [int(row) for row in np.argsort(-distances, kind="stable")[:MAX_DISAGREEMENTS] if distances[row] > 0]
     examples = test.features.iloc[rows]
     return tuple(
         Disagreement(
-            example={str(column): _cell(examples[column].iloc[i]) for column in examples.columns},
-            label=classes[int(test.target[row])] if classes else _cell(float(test.target[row])),
+            example={str(column): short_cell(examples[column].iloc[i]) for column in examples.columns},
+            label=classes[int(test.target[row])] if classes else short_cell(float(test.target[row])),
             teacher=name(teacher[row]),
             student=name(student[row]),
             control=None if control is None else name(control[row]),
@@ -114,8 +114,8 @@ def largest_disagreements(test: Batch, classes: Sequence[str], predictions: Mapp
     )
 
 
-def _cell(value: object) -> str:
-    """A value as a short string."""
+def short_cell(value: object) -> str:
+    """A value as a string of at most 160 characters."""
     if value is None or value != value:  # NaN and NaT are unequal to themselves
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -45,14 +45,15 @@ class Metric:
 
     Attributes:
         statistic: (reference, predictions) -> `Statistic`, or None where the measure is undefined for them. The reference
-            is the labels, (n,) codes or values, or the teacher's predictions, (n, K) or (n,).
+            is the labels, (n,) codes or values, or the teacher's predictions, (n, K) or (n,). Of a language model: its
+            `LanguageScores` -> `Statistic`.
         low, high: bounds of the measure; an interval is cut there.
         is_share: a share of rows that are right, so that 100 % of few rows still has an interval.
     """
 
     name: str
     higher_is_better: bool
-    statistic: Callable[[NDArray[Any], Floats], Statistic | None]
+    statistic: Callable[..., Statistic | None]
     low: float = -np.inf
     high: float = np.inf
     is_share: bool = False

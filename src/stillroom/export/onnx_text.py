@@ -12,7 +12,8 @@ from stillroom.core.errors import BadInput, needs_extra
 from stillroom.core.files import write_text
 from stillroom.models.manifest import write_manifest
 from stillroom.models.onnx_text import MODEL, TOKENIZER
-from stillroom.models.text import TextPredictor, answering, forward_names, saving
+from stillroom.models.pretrained import answering, saving
+from stillroom.models.text import TextPredictor, forward_names
 
 with needs_extra("torch", "the export of a text student"):
     import onnxscript  # noqa: F401  (torch.onnx needs it, and would say so halfway through)

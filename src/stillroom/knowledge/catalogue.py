@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,12 @@ from stillroom.knowledge.shards import (
     Record,
     ShardFolder,
     answer_values,
+    holds_blocks,
     kind_of,
     open_shard,
     read_batches,
     read_column,
+    read_rows,
     records,
     write_shard,
 )
@@ -111,12 +114,12 @@ class Catalogue:
         """The number of each key's answer, -1 where there is none."""
         return self._index.find(keys)
 
-    def values(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    def values(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
         """The answers with these numbers, shard by shard: positions in `numbers`, and their answers. -1 is passed over."""
         shard_of = np.searchsorted(self._starts, numbers, side="right") - 1
         for shard in np.unique(shard_of[numbers >= 0]).tolist():
             rows = np.flatnonzero(shard_of == shard)
-            yield rows, self._read_values(shard)[numbers[rows] - self._starts[shard]]
+            yield rows, self._read_values(shard, numbers[rows] - self._starts[shard])
 
     def records(self) -> Iterator[Record]:
         """Every answer that is known now, once, whatever is added later."""
@@ -132,11 +135,21 @@ class Catalogue:
             rows: list[str] = shard.read_row_group(group)["rows"][0].as_py()
         return rows
 
-    def _read_values(self, shard: int) -> NDArray[np.float64]:
+    def questions(self) -> list[str]:
+        """The facts that answers share, as JSON, each once."""
+        found: dict[str, None] = {}
+        for name in self._answer_shards:
+            with open_shard(self._folder, name) as shard:
+                found.update(dict.fromkeys(read_column(shard, "facts").unique().to_pylist()))
+        return list(found)
+
+    def _read_values(self, shard: int, rows: NDArray[np.int64]) -> NDArray[Any]:
         if self._last_read is None or self._last_read[0] != shard:  # kept: batches of one shard follow each other
             with open_shard(self._folder, self._answer_shards[shard]) as file:
+                if holds_blocks(file.schema_arrow.field("answer").type):  # large, and read in no order
+                    return answer_values(read_rows(file, "answer", rows))
                 self._last_read = shard, answer_values(read_column(file, "answer"))
-        return self._last_read[1]
+        return self._last_read[1][rows]
 
     def _records(self, shards: list[str], starts: list[int], index: KeyIndex) -> Iterator[Record]:
         for name, start in zip(shards, starts, strict=False):

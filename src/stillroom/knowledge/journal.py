@@ -14,8 +14,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Journal:
         """
         self.path = path
         self.tables: list[tuple[str, pa.Table]] = []
-        self.answers: dict[str, tuple[NDArray[np.float64], int]] = {}
+        self.answers: dict[str, tuple[NDArray[Any], int]] = {}
         self.contexts: dict[str, list[str]] = {}
         self.num_bytes = 0
         self._last = 0

@@ -32,15 +32,17 @@ FORMAT = b"stillroom/knowledge@1"
 ANSWER, CONTEXT = "answer", "context"
 _NAME = re.compile(rf"({ANSWER}|{CONTEXT})-[0-9a-f]{{16}}-([0-9a-f]{{8}})-(\w+-[0-9a-f]+)\.parquet")
 _ROWS_PER_GROUP = 1 << 16
+_BLOCK_GROUP_BYTES = 1 << 18
+"""Blocks are read one here, one there, in a trainer's order: a row group is what one of them costs to read."""
 _CONTEXT_SCHEMA = pa.schema([("context", pa.string()), ("rows", pa.list_(pa.string()))])
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A stored answer: (K,) float64 or one float, and the facts that its key was made of."""
+    """A stored answer: (K,) float64, one float or a block of bytes, and the facts that its key was made of."""
 
     key: str
-    value: NDArray[np.float64] | float
+    value: NDArray[np.float64] | float | bytes
     facts: dict[str, Any]
 
 
@@ -141,10 +143,10 @@ def shard_folder(location: str) -> tuple[ShardFolder, Path | None]:
     return LocalFolder(folder / "shards"), folder
 
 
-def answer_table(keys: Sequence[str], values: NDArray[np.float64], facts: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """One row an answer. `values` is (n, K) or (n,); the facts that rows share are stored once."""
+def answer_table(keys: Sequence[str], values: NDArray[Any], facts: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """One row an answer. `values` is (n, K) or (n,), or (n,) objects: bytes. The facts that rows share are stored once."""
     examples, codes, shared = _split_facts(facts)
-    flat = pa.array(values.ravel())
+    flat = pa.array(values.ravel(), pa.large_binary() if values.dtype.hasobject else None)
     answers = flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     columns = {
         "key": pa.array(keys, pa.string()),
@@ -160,12 +162,19 @@ def context_table(context: str, rows: Sequence[str]) -> pa.Table:
     return pa.table({"context": [context], "rows": [list(rows)]}, schema=_CONTEXT_SCHEMA)
 
 
-def answer_values(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
-    """(n, K) or (n,) float64 out of the "answer" column."""
+def answer_values(column: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
+    """(n, K) or (n,) float64, or (n,) bytes, out of the "answer" column."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if holds_blocks(whole.type):
+        return np.array([*whole.to_pylist(), None], object)[:-1]  # with None, no array is ever made of the bytes themselves
     if not pa.types.is_fixed_size_list(whole.type):
         return np.asarray(whole)
     return np.asarray(whole.flatten()).reshape(len(whole), whole.type.list_size)
+
+
+def holds_blocks(answer: pa.DataType) -> bool:
+    """Are the answers of this type blocks of bytes?"""
+    return bool(pa.types.is_large_binary(answer))
 
 
 def records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
@@ -176,24 +185,30 @@ def records(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
         columns = (batch["key"], batch["example"], batch["facts"].indices)
         for key, example, code, value in zip(*(column.to_pylist() for column in columns), values, strict=True):
             facts = dict(shared[code]) if example is None else {"example": example, **shared[code]}
-            yield Record(key, float(value) if values.ndim == 1 else value, facts)
+            yield Record(key, float(value) if values.ndim == 1 and not isinstance(value, bytes) else value, facts)
 
 
 def write_shard(folder: ShardFolder, kind: str, table: pa.Table) -> None:
     """Write `table` as one shard, whole or not at all."""
     sink = io.BytesIO()
+    blocks = kind == ANSWER and holds_blocks(table.schema.field("answer").type)
     pq.write_table(
         table.replace_schema_metadata({b"format": FORMAT, b"kind": kind.encode()}),
         sink,
-        compression="zstd",
+        compression={**dict.fromkeys(table.column_names, "ZSTD"), "answer": "NONE"} if blocks else "zstd",  # blocks are dense
         use_dictionary=["facts"],  # keys, examples and answers hardly ever repeat
         write_page_checksum=True,
         # A context is read alone, so each has its own row group.
-        row_group_size=1 if kind == CONTEXT else _ROWS_PER_GROUP,
+        row_group_size=1 if kind == CONTEXT else _rows_for(_BLOCK_GROUP_BYTES, table) if blocks else _ROWS_PER_GROUP,
     )
     content = sink.getvalue()
     footer = zlib.crc32(_footer(io.BytesIO(content)))
     folder.write(f"{kind}-{time.time_ns():016x}-{footer:08x}-{fingerprint(content)}.parquet", content)
+
+
+def _rows_for(num_bytes: int, table: pa.Table) -> int:
+    """How many rows of `table` make about `num_bytes`."""
+    return max(num_bytes * len(table) // max(int(table.nbytes), 1), 1)
 
 
 @contextmanager
@@ -217,6 +232,19 @@ def read_column(shard: pq.ParquetFile, name: str) -> pa.ChunkedArray:
     values = shard.read([name])[name]
     _check_rows(shard, len(values))
     return values
+
+
+def read_rows(shard: pq.ParquetFile, name: str, rows: NDArray[np.int64]) -> pa.ChunkedArray:
+    """Some rows of a column, in any order; only the row groups that they lie in are read."""
+    sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.metadata.num_row_groups)]
+    ends = np.cumsum(sizes)
+    groups, group_of = np.unique(ends.searchsorted(rows, side="right"), return_inverse=True)
+    values = shard.read_row_groups(groups.tolist(), [name])[name]
+    starts = np.cumsum([0, *(sizes[group] for group in groups)])
+    if len(values) != starts[-1]:
+        raise pa.ArrowInvalid(f"{len(values)} of {starts[-1]} rows")
+    firsts = (ends - sizes)[groups]  # of each group that is read, in the shard
+    return values.take(pa.array(starts[group_of] + rows - firsts[group_of]))
 
 
 def read_batches(shard: pq.ParquetFile) -> Iterator[pa.RecordBatch]:

@@ -11,10 +11,10 @@ on several machines may both answer a key; the shard sealed first counts.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -88,20 +88,14 @@ class KnowledgeStore:
         """
         values = np.ascontiguousarray(values, np.float64)
         assert len(keys) == len(values) == len(facts), f"{len(keys)} keys, {len(values)} answers, {len(facts)} facts"
-        assert all(key.isascii() for key in keys), "keys are fingerprints"
         assert values.ndim == 1 or (values.ndim == 2 and values.shape[1]), f"answers have shape {values.shape}"
         _refuse_non_finite(values, keys, facts)
-        first: dict[str, int] = {}
-        for row, key in enumerate(keys):
-            first.setdefault(key, row)
-        names = list(first)
-        rows_at_once = _SEAL_BYTES // (256 + values[:1].nbytes) + 1
-        with self._exclusive():
-            self._refresh(look_far=False)
-            fresh = [first[names[i]] for i in self._absent(names)]
-            for start in range(0, len(fresh), rows_at_once):
-                rows = fresh[start : start + rows_at_once]
-                self._append(ANSWER, answer_table([keys[i] for i in rows], values[rows], [facts[i] for i in rows]))
+        self._put(keys, values, facts, values[:1].nbytes)
+
+    def put_blocks(self, keys: Sequence[str], blocks: Sequence[bytes], facts: Sequence[dict[str, Any]]) -> None:
+        """`put` for answers that are bytes."""
+        assert len(keys) == len(blocks) == len(facts), f"{len(keys)} keys, {len(blocks)} blocks, {len(facts)} facts"
+        self._put(keys, np.array([*blocks, None], object)[:-1], facts, max(map(len, blocks), default=0))
 
     def get(self, keys: Sequence[str]) -> NDArray[np.float64]:
         """The answers in the order of `keys`: (n, K), or (n,) where answers are scalars.
@@ -110,18 +104,33 @@ class KnowledgeStore:
             KeyError: a key has no answer.
             StageFailed: a shard is damaged.
         """
+        answers = np.empty(0)
+        for rows, values in self._get(keys):
+            if not len(answers):
+                answers = np.empty((len(keys), *values.shape[1:]))
+            assert answers.shape[1:] == values.shape[1:], "the keys ask for answers of different widths"
+            answers[rows] = values
+        return answers
+
+    def get_blocks(self, keys: Sequence[str]) -> list[bytes]:
+        """`get` for answers that are bytes."""
+        blocks = [b""] * len(keys)
+        for rows, values in self._get(keys):
+            for row, block in zip(rows.tolist(), values, strict=True):
+                assert isinstance(block, bytes), "the keys ask for numbers"
+                blocks[row] = block
+        return blocks
+
+    def questions(self) -> list[dict[str, Any]]:
+        """What the store's answers answer: their facts but for the example, each combination once."""
         with self._threads:
             self._refresh()
-            if absent := self._absent(keys):
-                raise KeyError(keys[absent[0]])
-            numbers = self._catalogue.find(keys)
-            answers = np.empty(0)
-            for rows, values in chain(self._catalogue.values(numbers), self._unsealed_values(keys, np.flatnonzero(numbers < 0))):
-                if not len(answers):
-                    answers = np.empty((len(keys), *values.shape[1:]))
-                assert answers.shape[1:] == values.shape[1:], "the keys ask for answers of different widths"
-                answers[rows] = values
-            return answers
+            texts = dict.fromkeys(self._catalogue.questions())
+            for journal in self._journals.values():
+                for kind, table in journal.tables:
+                    if kind == ANSWER:
+                        texts.update(dict.fromkeys(table["facts"].unique().to_pylist()))
+            return [json.loads(text) for text in texts]
 
     def put_context(self, context: str, rows: Sequence[str]) -> None:
         """Record the keys of the rows that a teacher was fitted on, durably. Call it before its answers are put."""
@@ -220,6 +229,31 @@ class KnowledgeStore:
                 finally:
                     journal.close()
 
+    def _put(self, keys: Sequence[str], values: NDArray[Any], facts: Sequence[dict[str, Any]], num_bytes: int) -> None:
+        """Append what is new; an answer takes at most `num_bytes`."""
+        assert all(key.isascii() for key in keys), "keys are fingerprints"
+        first: dict[str, int] = {}
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
+        names = list(first)
+        rows_at_once = _SEAL_BYTES // (256 + num_bytes) + 1
+        with self._exclusive():
+            self._refresh(look_far=False)
+            fresh = [first[names[i]] for i in self._absent(names)]
+            for start in range(0, len(fresh), rows_at_once):
+                rows = fresh[start : start + rows_at_once]
+                self._append(ANSWER, answer_table([keys[i] for i in rows], values[rows], [facts[i] for i in rows]))
+
+    def _get(self, keys: Sequence[str]) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
+        """The answers, part by part: positions in `keys`, and their answers. Raises KeyError."""
+        with self._threads:
+            self._refresh()
+            if absent := self._absent(keys):
+                raise KeyError(keys[absent[0]])
+            numbers = self._catalogue.find(keys)
+            yield from self._catalogue.values(numbers)
+            yield from self._unsealed_values(keys, np.flatnonzero(numbers < 0))
+
     def _append(self, kind: str, table: pa.Table) -> None:
         if self._own is None:
             self._own = Journal.create(self._journal_folder)
@@ -271,9 +305,9 @@ class KnowledgeStore:
         keys = list({key for journal in self._journals.values() for key in journal.answers})
         return {key for key, number in zip(keys, self._catalogue.find(keys), strict=True) if number < 0}
 
-    def _unsealed_values(self, keys: Sequence[str], wanted: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    def _unsealed_values(self, keys: Sequence[str], wanted: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
         """The answers to the keys at positions `wanted`, put by put: positions in `keys`, and their answers."""
-        puts: dict[int, tuple[NDArray[np.float64], list[int], list[int]]] = {}
+        puts: dict[int, tuple[NDArray[Any], list[int], list[int]]] = {}
         for i in wanted.tolist():
             values, row = next(journal.answers[keys[i]] for journal in self._journals.values() if keys[i] in journal.answers)
             _, positions, rows = puts.setdefault(id(values), (values, [], []))

@@ -21,6 +21,8 @@ from stillroom.knowledge.shards import (
     records,
 )
 from stillroom.knowledge.store import KnowledgeStore
+from stillroom.knowledge.token_codec import REMEDY, decode
+from stillroom.knowledge.token_knowledge import header_facts
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class _Findings:
                 foreign[rule] += 1
             elif fingerprint("answer", record.facts) != record.key:
                 wrong.append(record.key)
+            if isinstance(record.value, bytes):
+                self._block(path, record, record.value)
             if context := record.facts.get("context"):
                 self.named.setdefault(context, path)
         for rule, count in foreign.items():
@@ -71,6 +75,17 @@ class _Findings:
                 f"{path}: the keys of {len(wrong)} answers, {wrong[0]} the first, are not the fingerprints of their facts: the file was "
                 f"altered, or its writer was at fault. Delete it and run 'stillroom label' again: only its answers are asked anew."
             )
+
+    def _block(self, path: str, record: Record, block: bytes) -> None:
+        """A block must be whole, and say of itself what its facts say."""
+        try:
+            found, _ = decode(block)
+        except StageFailed as error:
+            self.problems.append(f"{path}: the answer {record.key}: {error}")
+        else:
+            if differing := [name for name, value in header_facts(found).items() if record.facts.get(name) != value]:
+                names = ", ".join(differing)
+                self.problems.append(f"{path}: the answer {record.key}: its block and its facts differ in: {names}. {REMEDY}")
 
 
 def verify(store: KnowledgeStore) -> VerifyReport:

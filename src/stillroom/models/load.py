@@ -13,6 +13,7 @@ from stillroom.models.manifest import read_manifest
 _KINDS = {
     "tabular": "stillroom.models.tabular:load",
     "text": "stillroom.models.text:load",
+    "language": "stillroom.models.language:load",
     "mean": "stillroom.models.mean:load",
     "calibrated": "stillroom.models.calibrated:load",
     "python": "stillroom.models.python:load",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stillroom.core.protocols import Predictor
+from stillroom.models.locate import locate_model
+from stillroom.models.manifest import MANIFEST, read_manifest
 
 
 def count_parameters(predictor: Predictor) -> int | None:
@@ -60,3 +63,10 @@ def _parts(estimator: Any) -> Iterator[Any]:
     yield from (getattr(estimator, name) for name in names if hasattr(estimator, name))
     if type(estimator).__name__ == "_CalibratedClassifier":
         yield estimator.estimator
+
+
+def size_on_disk(folder: Path) -> int | None:
+    """Bytes of a saved predictor's files; of one that only says where it lies, of the files there. None where these are out of reach."""
+    named = read_manifest(folder).get("model") if (folder / MANIFEST).is_file() else None
+    place = folder if named is None else Path(locate_model(named))
+    return sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if place.is_dir() else None

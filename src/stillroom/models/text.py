@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import inspect
-import json
-import logging
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stillroom.core.errors import BadInput, StageFailed, needs_extra
-from stillroom.core.files import writing
+from stillroom.core.errors import BadInput, needs_extra
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.records import Column
 from stillroom.models.batching import as_texts, by_length, softmax
 from stillroom.models.locate import locate_model
 from stillroom.models.manifest import read_manifest, write_manifest
+from stillroom.models.pretrained import (
+    answering,
+    parameters_fingerprint,
+    quiet,
+    readable,
+    saving,
+    seeded,
+    to_accelerator,
+    tokenizer_fingerprint,
+)
 
 with needs_extra("torch", "a text model"):
-    import safetensors
     import torch
-    import transformers
     from torch import nn
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -122,7 +125,7 @@ def load_classifier(
         BadInput: nothing to load there, pickled weights, or other labels than `classes`.
     """
     source = locate_model(name, place)
-    with quiet(), seeded(new_head_seed or 0), _readable(name, place):
+    with quiet(), seeded(new_head_seed or 0), readable(name, place):
         # Said outright: left open, transformers asks at the terminal whether to run the Python that comes with a model.
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         fresh = new_head_seed is not None and set(_labels(config)) != set(classes or ())
@@ -148,9 +151,7 @@ def load_classifier(
         raise BadInput.at(place, f"= {name!r} has no trained classifier (no {', '.join(missing)}); fine-tune it first.")
     if classes is not None:
         label_order(model.config, classes, place)
-    if torch.accelerator.is_available():
-        model.to(torch.accelerator.current_accelerator())
-    return model.eval(), tokenizer
+    return to_accelerator(model).eval(), tokenizer
 
 
 def set_labels(config: PreTrainedConfig, classes: Sequence[str]) -> None:
@@ -175,19 +176,6 @@ def label_order(config: PreTrainedConfig, classes: Sequence[str], place: str = "
     return [labels.index(name) for name in classes]
 
 
-def parameters_fingerprint(model: nn.Module) -> str:
-    """The fingerprint of every parameter and buffer, persistent or not, by name, dtype, shape and bytes."""
-    tensors = sorted([*model.named_parameters(), *model.named_buffers()], key=lambda item: item[0])
-    return fingerprint([[name, str(t.dtype), list(t.shape), _bytes(t)] for name, t in tensors])
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The fingerprint of what a tokenizer does to a text; how it last padded and cut is not part of it."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = {} if backend is None else {**json.loads(backend.to_str()), "padding": None, "truncation": None}
-    return fingerprint(json.dumps(rules, sort_keys=True), tokenizer.get_vocab())
-
-
 def forward_names(model: PreTrainedModel, rows: Any) -> list[str]:
     """Which of a tokenizer's outputs this model reads: token_type_ids goes to BERT, and not to DistilBERT."""
     known = inspect.signature(model.forward).parameters
@@ -204,73 +192,6 @@ def readable_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     return int(min(limits))
 
 
-@contextmanager
-def answering(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; afterwards the model trains on if it did before."""
-    trained = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(trained)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Every global random state set from `seed` inside, and put back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        transformers.set_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and advice of transformers inside; Stillroom shows its own."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity(logging.ERROR)
-    log.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def saving(folder: Path) -> Iterator[None]:
-    """Turn what torch and safetensors raise on a full or read-only disk into one clear error.
-
-    Raises:
-        StageFailed: with the folder, the reason and the remedy.
-    """
-    try:
-        with writing(folder), quiet():
-            yield
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise StageFailed(f"cannot write {folder}: {reason}; free some space and run the same command again, it resumes.") from error
-
-
-@contextmanager
-def _readable(name: str, place: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        if isinstance(error, BadInput):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"= {name!r} cannot be loaded: {reason} Give a folder with config.json, model.safetensors and a tokenizer."
-        raise BadInput.at(place, message) from error
-
-
 def _labels(config: PreTrainedConfig) -> list[str]:
     labels: dict[Any, str] = config.id2label or {}
     return [str(labels[code]) for code in sorted(labels)]
@@ -284,8 +205,3 @@ def _reset_head(model: PreTrainedModel) -> None:
                 nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-
-def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return np.asarray(flat.view(torch.uint8).numpy())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,23 @@ class Evaluated:
 def evaluate(work: Work) -> Evaluated:
     """Measure the teacher, the students and the controls on the test split; write evidence.json and details.json."""
     transfer = train(work)
+    return Evaluated(transfer, evaluate_arms(work, lambda: _measure(work, transfer)))
+
+
+def evaluate_arms(work: Work, measure: Callable[[], tuple[Evidence, Details]]) -> Evidence:
+    """What `measure` finds, once: it is what reads the test split."""
     inputs = work.inputs("evaluate")
     record = work.folder.done("evaluate", inputs, work.folder.details, work.folder.predictions)
     work.listener.stage("evaluate", resumed=record is not None)
     if record is not None:
-        return Evaluated(transfer, Evidence.from_json(record["evidence"]))
+        return Evidence.from_json(record["evidence"])
     work.folder.begin("evaluate")
     with counted(work.folder.count("evaluate"), inputs) as seconds:
-        evidence, details = _measure(work, transfer)
+        evidence, details = measure()
         write_json(work.folder.details, details.to_json())
         reads = test_reads(work) + 1
         work.folder.finish("evaluate", inputs, evidence=evidence.to_json(), test_reads=reads, seconds=seconds())
-    write_evidence(work, evidence)
-    return Evaluated(transfer, evidence)
+    return write_evidence(work, evidence)
 
 
 def _measure(work: Work, transfer: TransferSet) -> tuple[Evidence, Details]:

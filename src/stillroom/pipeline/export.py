@@ -39,12 +39,12 @@ def export(work: Work) -> Exported:
     evaluated = evaluate(work)
     work.terms  # noqa: B018 - refuses where the terms have changed since
     inputs = work.inputs("export")
-    record = work.folder.done("export", inputs, *map(work.folder.export, work.job.export.formats))
+    record = work.folder.done("export", inputs, *map(work.folder.export, work.job.formats))
     work.listener.stage("export", resumed=record is not None)
     if record is None:
         work.folder.begin("export")
         with counted(work.folder.count("export"), inputs) as seconds:
-            made = {kind: _export(work, kind) for kind in work.job.export.formats}
+            made = {kind: _export(work, kind) for kind in work.job.formats}
             parity = {kind: asdict(check) for kind, (check, _) in made.items()}
             measures = [asdict(measure) for _, rows in made.values() for measure in rows]
             record = work.folder.finish("export", inputs, parity=parity, measures=measures, seconds=seconds())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from stillroom.core.files import write_json, write_text
 from stillroom.core.fingerprint import folder_fingerprint
-from stillroom.core.records import Details
+from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck
 from stillroom.lineage.record import lineage_record, package_versions
 from stillroom.pipeline.evaluate import test_reads
 from stillroom.pipeline.export import export
@@ -25,8 +27,28 @@ from stillroom.teachers.build import teacher_notes
 def report(work: Work) -> None:
     """Write the report, the card and the lineage. Always written anew: they only show what is recorded."""
     exported = export(work)
+    transfer = exported.transfer
+    found = Found(
+        exported.evidence, _notes(work, transfer.num_labelled, len(transfer.batch)), transfer.leak, transfer.calibration, exported.parity
+    )
+    write_report(work, found)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stages before have found, as the report shows it; see `ReportData`."""
+
+    evidence: Evidence
+    notes: tuple[str, ...]
+    leak: LeakFinding | None = None
+    calibration: Calibration | None = None
+    parity: Mapping[str, ParityCheck] = field(default_factory=dict)
+
+
+def write_report(work: Work, found: Found) -> None:
+    """Write report.html, model-card.md and lineage.json."""
     work.listener.stage("report", resumed=False)
-    transfer, folder = exported.transfer, work.folder
+    folder = work.folder
     labelled = folder.done("label", work.inputs("label")) or {}
     terms = check_terms(
         work.job, teacher=str(labelled.get("teacher", "")), data=work.data_fingerprint, student=folder_fingerprint(folder.student)
@@ -35,13 +57,13 @@ def report(work: Work) -> None:
     data = ReportData(
         title=work.job.name or "job",
         job=work.job.model_dump(mode="json"),
-        evidence=exported.evidence,
+        evidence=found.evidence,
         details=Details.from_json(json.loads(folder.details.read_text(encoding="utf-8"))),
         provenance=terms.lines,
-        leak=transfer.leak,
-        calibration=transfer.calibration,
-        parity=exported.parity,
-        notes=_notes(work, transfer.num_labelled, len(transfer.batch)),
+        leak=found.leak,
+        calibration=found.calibration,
+        parity=found.parity,
+        notes=found.notes,
         seconds={stage: record["seconds"] for stage in STAGES if "seconds" in (record := read_record(folder.record(stage)))},
         environment=environment(),
         waiver=None if terms.waiver is None else str(terms.waiver),
@@ -85,6 +107,10 @@ def _notes(work: Work, num_labelled: int, num_transfer: int) -> tuple[str, ...]:
     ]
     if work.job.labelling.mode == "in-sample":
         notes.append("The job asked for in-sample labels: the teacher answered rows that it had been fitted on.")
-    if (reads := test_reads(work)) > 1:
-        notes.append(f"This run has read its test split {reads} times. Choosing settings by it makes the figures too good.")
-    return tuple(notes)
+    return (*notes, *read_notes(work))
+
+
+def read_notes(work: Work) -> list[str]:
+    """What to say where the test split was read more than once."""
+    reads = test_reads(work)
+    return [f"This run has read its test split {reads} times. Choosing settings by it makes the figures too good."] if reads > 1 else []

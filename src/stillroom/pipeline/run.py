@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from stillroom.core.records import Evidence
 from stillroom.pipeline.folder import STAGES, RunFolder
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.terms import check_job
-from stillroom.pipeline.work import Work, check_against_data
+from stillroom.pipeline.work import family
 from stillroom.spec.job import Job
 from stillroom.spec.load import dump_job, load_job
 
@@ -87,13 +86,6 @@ def run(
     folder = RunFolder(Path(run_dir) if run_dir is not None else Path("runs") / (job.name or "job"))
     with folder.locked():
         write_text(folder.job, dump_job(job))
-        work = Work(job, folder, listener or Silence(), allow_code)
-        check_against_data(work)
-        _stage(until)(work)
+        work = family(job, "work").open_work(job, folder, listener or Silence(), allow_code)
+        getattr(family(job, until), until)(work)
     return Run(replace(folder, path=folder.path.absolute()))
-
-
-def _stage(name: str) -> Callable[[Work], object]:
-    """Imported by name: only the stages that are walked load their libraries."""
-    stage: Callable[[Work], object] = getattr(import_module(f"stillroom.pipeline.{name}"), name)
-    return stage

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stillroom.core.errors import BadInput, Problem, collecting, for_each
 from stillroom.core.provenance import Provenance
-from stillroom.data.sources import check_files
+from stillroom.data.sources import FORMATS, TEXT_FORMATS, check_files
 from stillroom.lineage.policy import (
     PRETRAINED_PACKAGES,
     Waiver,
@@ -54,7 +54,7 @@ def check_job(job: Job) -> Terms:
         BadInput: files that are missing and licences that have to be declared; all of them.
         PolicyRefused: the terms of the teacher or the data forbid the job.
     """
-    problems = [*_file_problems(job), *_fitted_problems(job.teacher, "teacher")]
+    problems = [*_file_problems(job), *_fitted_problems(job.teacher, "teacher"), *_model_problems(job)]
     with collecting(problems):
         terms = check_terms(job)
     if problems:
@@ -137,8 +137,18 @@ def _file_problems(job: Job) -> list[Problem]:
     source = job.data.source
     if not isinstance(source, FileSourceSpec):
         return []
-    named = {"train": source.train, "test": source.test, "unlabeled": source.unlabeled}
-    return check_files({f"data.source.{key}": Path(path) for key, path in named.items() if path is not None})
+    named = {f"source.{key}": getattr(source, key) for key in ("train", "test", "unlabeled")}
+    named |= {f"other_domains.{name}": path for name, path in job.data.other_domains.items()}
+    formats = (*FORMATS, *TEXT_FORMATS) if job.task == "language-model" else FORMATS
+    return check_files({f"data.{key}": Path(path) for key, path in named.items() if path is not None}, formats)
+
+
+def _model_problems(job: Job) -> Iterator[Problem]:
+    """Folders of models that are named as such; a hub id is the hub's to know."""
+    for place, section in (("teacher.model", job.teacher), ("student.model", job.student)):
+        name = getattr(section, "model", None)
+        if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
+            yield Problem(place, f"no such folder: {name}. Correct the path, or the environment variable it is made of.")
 
 
 def _fitted_problems(spec: AnyTeacherSpec, place: str) -> Iterator[Problem]:

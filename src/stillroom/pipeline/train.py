@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +21,12 @@ from stillroom.pipeline.work import Work
 TRAINING_RECORD = "training.json"
 
 
+class Saved(Protocol):
+    """A trained model, which knows how to write itself into an empty folder."""
+
+    def save(self, folder: Path) -> None: ...
+
+
 def arms(work: Work) -> tuple[str, ...]:
     """The trained arms, the student first."""
     return ("student", "control") if work.job.evaluation.control else ("student",)
@@ -27,27 +35,32 @@ def arms(work: Work) -> tuple[str, ...]:
 def train(work: Work) -> TransferSet:
     """Train every arm at every seed that is not trained yet; returns what they learnt from."""
     transfer = label(work)
+    train_arms(work, lambda arm, seed: _train_arm(work, transfer, arm, seed))
+    return transfer
+
+
+def train_arms(work: Work, train_one: Callable[[str, int], tuple[Saved, list[CurvePoint]]]) -> None:
+    """Walk over the arms and seeds: train_one(arm, seed) -> a model and its learning curve, for those that are not trained yet."""
     each = [(arm, i) for i in range(len(work.seeds)) for arm in arms(work)]
     inputs = work.inputs("student")
     untrained = [(arm, i) for arm, i in each if _training(work, arm, i).get("inputs") != inputs]
     resumed = not untrained and work.folder.done("train", work.inputs("train")) is not None
     work.listener.stage("train", resumed=resumed)
     if resumed:
-        return transfer
+        return
     told = work.listener.task("training")
     for num_done, (arm, i) in enumerate(untrained, start=len(each) - len(untrained)):
         told(num_done, len(each))
         with counted(work.folder.count(f"{arm}-{i}"), inputs) as seconds:
-            predictor, curve = _train_arm(work, transfer, arm, work.seeds[i])
+            model, curve = train_one(arm, work.seeds[i])
             with whole_folder(work.folder.arm(arm, i)) as draft:
-                predictor.save(draft)
+                model.save(draft)
                 facts = {"inputs": inputs, "seed": work.seeds[i], "seconds": seconds(), "curve": [asdict(point) for point in curve]}
                 write_json(draft / TRAINING_RECORD, facts)
     told(len(each), len(each))
     seconds_of_each = [_training(work, arm, i)["seconds"] for arm, i in each]
     work.folder.finish("train", work.inputs("train"), seeds=list(work.seeds), arms=list(arms(work)), seconds=sum(seconds_of_each))
     shutil.rmtree(work.folder.work, ignore_errors=True)
-    return transfer
 
 
 def curve_of(work: Work, arm: str) -> tuple[CurvePoint, ...]:
@@ -66,7 +79,7 @@ def _train_arm(work: Work, transfer: TransferSet, arm: str, seed: int) -> tuple[
         labelled = np.arange(transfer.num_labelled)
         batch, answers, weight = transfer.batch.take(labelled), None, 1.0
     else:
-        batch, answers, weight = transfer.batch, transfer.answers, work.job.objective.hard_label_weight
+        batch, answers, weight = transfer.batch, transfer.answers, work.job.hard_label_weight
     if work.job.student.kind == "huggingface":
         return _train_encoder(work, batch, answers, weight, arm, seed, steps_as=len(transfer.batch))
     return _train_estimator(work, batch, answers, weight, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,16 @@ from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.terms import check_job, check_terms
 from stillroom.spec.job import Job
 from stillroom.spec.student import EstimatorStudentSpec
-from stillroom.spec.teacher import EstimatorTeacherSpec
+from stillroom.spec.teacher import EstimatorTeacherSpec, LabellingSpec
 
 if TYPE_CHECKING:
     from stillroom.pipeline.terms import Terms
+
+
+def family(job: Job, module: str) -> Any:
+    """A module of the job's family of tasks: language models walk the same stages by other means. Only what is walked is imported."""
+    package = "stillroom.pipeline.language" if job.task == "language-model" else "stillroom.pipeline"
+    return import_module(f"{package}.{module}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Work:
         stages before it."""
         job = self.job
         sections: dict[str, list[Any]] = {
-            "label": [job.task, job.seed, job.teacher, job.labelling.model_copy(update={"store": None, "batch_size": 1})],
+            "label": [job.task, job.seed, job.teacher, _asked(job.labelling)],
             "student": [job.student, job.objective, job.training],  # one of them: more seeds leave those that are trained
             "train": [job.evaluation.seeds, job.evaluation.control],
             "evaluate": [job.evaluation],
@@ -106,7 +113,23 @@ def check_without_asking(job: Job) -> None:
         BadInput, PolicyRefused: as `check_job` and `check_against_data`.
     """
     check_job(job)
-    check_against_data(Work(job, RunFolder(Path(job.name or "job")), Silence()))
+    family(job, "work").open_work(job, RunFolder(Path(job.name or "job")), Silence())
+
+
+def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool = False) -> Work:
+    """A job at work, checked against its data.
+
+    Raises:
+        BadInput: as `check_against_data`.
+    """
+    work = Work(job, folder, listener, allow_code)
+    check_against_data(work)
+    return work
+
+
+def _asked(labelling: LabellingSpec) -> LabellingSpec:
+    """What of the section shapes the answers: not where they are kept, nor how many are asked at once."""
+    return labelling.model_copy(update={"store": None, "batch_size": 1, "batch_tokens": 1})
 
 
 def _plain(section: Any) -> Any:

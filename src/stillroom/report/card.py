@@ -17,6 +17,7 @@ _PIPELINES = {
     "tabular-classification": "tabular-classification",
     "tabular-regression": "tabular-regression",
     "text-classification": "text-classification",
+    "language-model": "text-generation",
 }
 _FITTED_HERE = "fitted here"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -32,7 +33,7 @@ def render_card(data: ReportData) -> str:
         "## Limits\n\n" + _bullets([*words.limits(data.evidence, data.setting("evaluation", "confidence")), *_own_limits(data)]),
         "## Lineage\n\n" + _lineage(data),
         "## Training\n\n" + _training(data),
-        "## Use\n\n" + _use(),
+        "## Use\n\n" + _use(data),
     ]
     return f"---\n{_front_matter(data)}---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -129,14 +130,20 @@ def _training(data: ReportData) -> str:
         ("Student", data.setting("student", "estimator") or data.setting("student", "kind")),
         ("Temperature", data.setting("objective", "temperature")),
         ("Weight of the hard labels", data.setting("objective", "hard_label_weight")),
-        ("Labelling", data.setting("labelling", "mode")),
+        ("Labelling", data.setting("labelling", "tokens" if data.setting("task") == "language-model" else "mode")),
         ("Students trained, each with a seed of its own", data.setting("evaluation", "seeds")),
     ]
     calibration = [] if data.calibration is None else [_plain(data.calibration.message)]
     return _bullets([*(f"{name}: {value}" for name, value in facts if value is not None), *calibration, "The whole job is in job.yaml."])
 
 
-def _use() -> str:
+def _use(data: ReportData) -> str:
+    if data.setting("task") == "language-model":
+        return (
+            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'model = AutoModelForCausalLM.from_pretrained("path/to/run/student")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/run/student")\n```\n\n`lineage.json` says who taught what.'
+        )
     return (
         '```python\nimport stillroom\n\nstudent = stillroom.load("path/to/run")\nstudent.predict(table)\n```\n\n'
         "The exports lie in `exports/`; `lineage.json` says who taught what."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["share", "score", "amount", "seconds", "bytes", "rate", "count", "tiny"]
-Group = Literal["quality", "fidelity", "worth", "cost", "export"]
+Kind = Literal["share", "score", "amount", "seconds", "bytes", "rate", "tokens", "count", "tiny"]
+Group = Literal["quality", "fidelity", "writing", "worth", "cost", "export"]
 
 NARROW_SPACE = "\u202f"
 MINUS = "\u2212"
@@ -31,6 +31,8 @@ STYLES: dict[str, Style] = {
     "roc_auc": Style("ROC AUC", "score", "higher", "quality", "how well it ranks; 0.5 is chance"),
     "log_loss": Style("Log loss", "score", "lower", "quality", "mean of \u2212log of the probability given to the label, in nats"),
     "ece": Style("Calibration error", "score", "lower", "quality", "mean gap between confidence and accuracy"),
+    "perplexity": Style("Perplexity", "score", "lower", "quality", "e to the log loss: how many tokens it wavers between"),
+    "bits_per_byte": Style("Bits per byte", "score", "lower", "quality", "of text, whatever the tokens"),
     "r2": Style("R\u00b2", "score", "higher", "quality", "share of the target\u2019s variance explained"),
     "mae": Style("MAE", "amount", "lower", "quality", "mean absolute error, in units of the target"),
     "rmse": Style("RMSE", "amount", "lower", "quality", "root of the mean squared error, in units of the target"),
@@ -38,12 +40,23 @@ STYLES: dict[str, Style] = {
     "forward_kl": Style("Divergence from the teacher", "score", "lower", "fidelity", "mean KL(teacher\u2016student), in nats"),
     "correlation_to_teacher": Style("Correlation to the teacher", "score", "higher", "fidelity", "Pearson\u2019s, of the predicted values"),
     "rmse_to_teacher": Style("RMSE to the teacher", "amount", "lower", "fidelity", "in units of the target"),
+    "top5_overlap": Style("Overlap of the top 5", "share", "higher", "fidelity", "share of the teacher\u2019s 5 likeliest tokens"),
+    "exact_match": Style("Exact match", "share", "higher", "quality", "share of prompts whose greedy answer is the right one"),
+    "distinct_1": Style("Different words", "share", "", "writing", "share of a text\u2019s words that differ from each other"),
+    "distinct_2": Style("Different word pairs", "share", "", "writing", "within a text"),
+    "distinct_3": Style("Different word triples", "share", "", "writing", "within a text"),
+    "self_similarity": Style("Self-similarity", "share", "", "writing", "word pairs that two texts of an arm share"),
+    "narrowing": Style("Narrowing", "share", "lower", "writing", "self-similarity above the teacher\u2019s"),
     "retention": Style("Retention", "share", "higher", "worth", "the teacher\u2019s quality that is kept"),
     "gap_closed": Style("Gap closed", "share", "higher", "worth", f"0{NARROW_SPACE}% is the control, 100{NARROW_SPACE}% the teacher"),
     "latency_p50_seconds": Style("Latency, median", "seconds", "lower", "cost", "one row a call"),
     "latency_p99_seconds": Style("Latency, 99th percentile", "seconds", "lower", "cost", "one row a call"),
     "throughput_32_rows_per_second": Style("Throughput, 32 rows a call", "rate", "higher", "cost"),
     "throughput_1024_rows_per_second": Style("Throughput, 1024 rows a call", "rate", "higher", "cost"),
+    "time_to_first_token_p50_seconds": Style("Time to first token, median", "seconds", "lower", "cost", "one prompt a call"),
+    "time_to_first_token_p99_seconds": Style("Time to first token, 99th percentile", "seconds", "lower", "cost", "one prompt a call"),
+    "generated_tokens_per_second": Style("Generation", "tokens", "higher", "cost", "one text at a time"),
+    "scored_tokens_per_second": Style("Reading", "tokens", "higher", "cost", "texts in batches"),
     "peak_memory_bytes": Style("Peak memory", "bytes", "lower", "cost", "of the whole process"),
     "size_bytes": Style("Size on disk", "bytes", "lower", "cost"),
     "parameters": Style("Parameters", "count", "lower", "cost"),
@@ -55,6 +68,7 @@ STYLES: dict[str, Style] = {
 GROUP_TITLES: dict[Group, str] = {
     "quality": "Quality",
     "fidelity": "Fidelity",
+    "writing": "Writing",
     "worth": "Worth",
     "cost": "Cost",
     "export": "Export",
@@ -62,8 +76,10 @@ GROUP_TITLES: dict[Group, str] = {
 
 
 def style(measure: str) -> Style:
-    """The style of a measure; a plugin's own measure is shown as a plain number."""
-    return STYLES.get(measure) or Style(measure.replace("_", " "), "amount", "", "quality")
+    """The style of a measure, of "measure@domain" too; a plugin's own measure is shown as a plain number."""
+    name, _, domain = measure.partition("@")
+    found = STYLES.get(name) or Style(name.replace("_", " "), "amount", "", "quality")
+    return replace(found, label=f"{found.label}, on {domain}") if domain else found
 
 
 def shown(measure: str, value: float, *, plain: bool = False) -> str:
@@ -118,6 +134,9 @@ def parts(measure: str, value: float, *, like: float | None = None) -> tuple[str
             return _significant(value / factor), unit
         case "rate":
             factor, unit = _unit(unit_of, [(1.0, "rows/s"), (1e3, "k rows/s"), (1e6, "M rows/s")])
+            return _significant(value / factor), unit
+        case "tokens":
+            factor, unit = _unit(unit_of, [(1.0, "tokens/s"), (1e3, "k tokens/s"), (1e6, "M tokens/s")])
             return _significant(value / factor), unit
         case "count":
             return _grouped(round(value)), ""

@@ -47,7 +47,14 @@ PERMISSIONS = {
         "forbidden": "made against the terms of its teacher or data",
     },
 }
-_COSTS = ("latency_p50_seconds", "size_bytes", "peak_memory_bytes", "throughput_1024_rows_per_second")
+_COSTS = (
+    "latency_p50_seconds",
+    "time_to_first_token_p50_seconds",
+    "size_bytes",
+    "peak_memory_bytes",
+    "throughput_1024_rows_per_second",
+    "generated_tokens_per_second",
+)
 _SHOWN_CELLS = 4
 
 
@@ -173,6 +180,7 @@ def _tiles(evidence: Evidence) -> list[dict[str, str]]:
             tiles.append({"value": shown(measure, found.value), "label": label, "small": _range(found)})
     for measure, label, less in (
         ("latency_p50_seconds", "per row", ("faster", "slower")),
+        ("time_to_first_token_p50_seconds", "to the first token", ("faster", "slower")),
         ("size_bytes", "on disk", ("smaller", "larger")),
     ):
         student, teacher = evidence.value("student", measure), evidence.value("teacher", measure)

@@ -46,9 +46,14 @@ def against_teacher(evidence: Evidence) -> str:
     kept = evidence.value("student", "retention")
     if kept is not None and evidence.verdict is not None:
         name = _in_a_sentence(evidence.verdict.measure)
-        sentences.append(f"It keeps {shown('retention', kept.value)} of the teacher\u2019s {name}.")
+        if style(evidence.verdict.measure).better == "lower" and kept.value > 0:
+            sentences.append(f"Its {name} is {ratio(1 / kept.value)} the teacher\u2019s.")
+        else:
+            sentences.append(f"It keeps {shown('retention', kept.value)} of the teacher\u2019s {name}.")
     if speed := _compared(evidence, "latency_p50_seconds", "in", "faster", "slower"):
         sentences.append(f"It answers a row in {speed}.")
+    if speed := _compared(evidence, "time_to_first_token_p50_seconds", "after", "faster", "slower"):
+        sentences.append(f"Its first token comes after {speed}.")
     if size := _compared(evidence, "size_bytes", "", "smaller", "larger"):
         sentences.append(f"On disk it takes {size}.")
     return " ".join(sentences)

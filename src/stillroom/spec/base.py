@@ -48,6 +48,14 @@ def _resolve_path(value: object, info: ValidationInfo) -> object:
 FilePath = Annotated[str, BeforeValidator(_resolve_path)]
 """A path, made absolute; a URL stays as it is. `${NAME}` and `${NAME:-default}` at its start are taken from the environment."""
 
+
+def _resolve_model(value: object, info: ValidationInfo) -> object:
+    return _resolve_path(value, info) if isinstance(value, str) and value[:1] in ("", "$", ".", "/", "~") else value
+
+
+ModelName = Annotated[str, BeforeValidator(_resolve_model)]
+"""A hub id or "package:NAME/FOLDER" as it stands, or a folder: a path that begins with `/`, `./`, `../`, `~` or a variable."""
+
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """A list of names; YAML has no tuples."""
 

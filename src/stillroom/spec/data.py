@@ -17,7 +17,7 @@ class SklearnSourceSpec(Spec):
 
 
 class FileSourceSpec(Spec):
-    """Files: .csv, .tsv, .parquet, .jsonl, the text formats also with .gz behind."""
+    """Files: .csv, .tsv, .parquet, .jsonl, for a language model also .txt; the text formats also with .gz behind."""
 
     kind: Literal["file"] = "file"
     train: FilePath = described("The labelled examples; split further where `test` is absent.")
@@ -51,7 +51,16 @@ class DataSpec(Spec):
 
     source: SourceSpec
     target: str | None = described("The column to predict; bundled sets know their own.", default=None)
-    text: str | None = described("The text column (text-classification).", default=None)
+    text: str | None = described("The text column (text-classification, language-model).", default=None)
+    prompt: str | None = described("language-model: the column of prompts, which are read and not learnt.", default=None)
+    completion: str | None = described("language-model: the column of answers to the prompts.", default=None)
+    messages: str | None = described("language-model: the column of conversations; every assistant turn is learnt.", default=None)
+    other_domains: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], FilePath] = described(
+        "language-model: held-out files of other domains, by name, on which every arm is measured too.", default={}
+    )
+    other_documents: Annotated[int, Field(ge=1)] = described(
+        "language-model: at most this many documents of each other domain, drawn with the job's seed.", default=200
+    )
     categorical: ColumnNames = described("Columns to treat as categories, whatever their cells look like.", default=())
     numeric: ColumnNames = described("Columns to treat as numbers; a cell that is none is an error.", default=())
     ignore: ColumnNames = described("Columns that are not features (identifiers, leaks).", default=())

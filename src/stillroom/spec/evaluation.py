@@ -15,7 +15,9 @@ class EvaluationSpec(Spec):
     """Arms, seeds and intervals."""
 
     control: bool = described("Train the same student on hard labels only, and judge distillation against it.", default=True)
-    primary: PrimaryMeasure | None = described("What the verdict is about; default accuracy, r2 for regression.", default=None)
+    primary: PrimaryMeasure | None = described(
+        "What the verdict is about; default accuracy, r2 for regression, log_loss for language-model.", default=None
+    )
     seeds: Annotated[int, Field(ge=1, le=100)] = described(
         "How many students (and controls) are trained, each with a seed of its own; one alone gives no verdict.", default=3
     )
@@ -23,4 +25,6 @@ class EvaluationSpec(Spec):
     resamples: Annotated[int, Field(ge=100)] = described("Bootstrap resamples.", default=2000)
     slices: ColumnNames = described("Columns whose groups are also measured apart.", default=())
     cost: bool = described("Measure latency, throughput, memory and size of every arm.", default=True)
+    prompts: Annotated[int, Field(ge=0)] = described("language-model: test prompts that every arm continues; 0 for none.", default=32)
+    new_tokens: Count = described("language-model: tokens of a continuation, at most.", default=64)
     latency_calls: Count = described("Timed calls at batch size 1; the interval of the 99th percentile needs 368.", default=400)

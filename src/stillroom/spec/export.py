@@ -12,7 +12,9 @@ from stillroom.spec.base import Spec, described
 class ExportSpec(Spec):
     """Formats beside the student's own folder."""
 
-    formats: Annotated[tuple[Literal["onnx"], ...], Field(strict=False)] = described("What to export.", default=("onnx",))
+    formats: Annotated[tuple[Literal["onnx"], ...], Field(strict=False)] | None = described(
+        "What to export. Absent: onnx; of a language model nothing, since it is a transformers checkpoint already.", default=None
+    )
     tolerance: Annotated[float, Field(gt=0)] = described(
         "Largest difference over the test split that an export may show: absolute for probabilities, for regression in "
         "standard deviations of the target.",

@@ -13,13 +13,14 @@ from stillroom.spec.base import Spec, described
 from stillroom.spec.data import DataSpec
 from stillroom.spec.evaluation import EvaluationSpec
 from stillroom.spec.export import ExportSpec
+from stillroom.spec.language import language_problems, only_for_language_models
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
 from stillroom.spec.student import AnyStudentSpec
 from stillroom.spec.teacher import AnyTeacherSpec, LabellingSpec
 from stillroom.spec.training import TrainingSpec
 
-JobTask = Literal["tabular-classification", "tabular-regression", "text-classification"]
+JobTask = Literal["tabular-classification", "tabular-regression", "text-classification", "language-model"]
 _REGRESSION_MEASURES = ("r2", "mae", "rmse")
 
 
@@ -48,14 +49,26 @@ class Job(Spec):
     @property
     def primary(self) -> str:
         """The measure that the verdict is about."""
-        return self.evaluation.primary or ("r2" if self.kind_of_task == "regression" else "accuracy")
+        return self.evaluation.primary or {"tabular-regression": "r2", "language-model": "log_loss"}.get(self.task, "accuracy")
 
     @property
     def temperature(self) -> float:
-        """T; 1 for regression, where it has no meaning."""
-        if self.kind_of_task == "regression":
-            return 1.0
-        return 2.0 if self.objective.temperature is None else self.objective.temperature
+        """T; 1 for regression, where it has no meaning. Of a language model's schedule, where it starts."""
+        given = self.objective.temperature
+        if given is None:
+            return 2.0 if self.task in ("tabular-classification", "text-classification") else 1.0
+        return given if isinstance(given, float) else given.start
+
+    @property
+    def hard_label_weight(self) -> float:
+        """w; of a language model's schedule, where it starts."""
+        given = self.objective.hard_label_weight
+        return given if isinstance(given, float) else given.start
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What the student is exported to."""
+        return (() if self.task == "language-model" else ("onnx",)) if self.export.formats is None else self.export.formats
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Job:
@@ -64,6 +77,13 @@ class Job(Spec):
         return self
 
     def _disagreements(self) -> Iterator[Problem]:
+        if not self.evaluation.control and self.objective.hard_label_weight == 1:
+            yield Problem("objective.hard_label_weight", "= 1 never looks at the teacher; that is the control itself.")
+        yield from language_problems(self) if self.task == "language-model" else self._row_problems()
+
+    def _row_problems(self) -> Iterator[Problem]:
+        """What goes wrong in jobs on rows of a table."""
+        yield from only_for_language_models(self)
         data, split = self.data, self.data.split
         regression = self.kind_of_task == "regression"
         if data.source.kind == "file" and data.target is None:
@@ -88,5 +108,3 @@ class Job(Spec):
                 yield Problem("teacher.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
             if self.student.kind == "huggingface":
                 yield Problem("student.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator.")
-        if not self.evaluation.control and self.objective.hard_label_weight == 1:
-            yield Problem("objective.hard_label_weight", "= 1 never looks at the teacher; that is the control itself.")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from stillroom.spec.base import PLUGIN, FilePath, Params, Spec, by_kind, described
+from stillroom.spec.base import PLUGIN, FilePath, ModelName, Params, Spec, by_kind, described
 from stillroom.spec.training import TrainingSpec
 
 BUILTIN_TEACHERS = ("estimator", "huggingface", "ensemble", "python")
@@ -46,10 +46,10 @@ class EstimatorTeacherSpec(TeacherBase):
 
 
 class HuggingFaceTeacherSpec(TeacherBase):
-    """A sequence classifier of the transformers library: a local folder, a hub id, or a folder inside an installed package."""
+    """A model of the transformers library: a local folder, a hub id, or a folder inside an installed package."""
 
     kind: Literal["huggingface"] = "huggingface"
-    model: str = described("A folder, a hub id, or 'package:NAME/FOLDER' for weights that an installed package carries.")
+    model: ModelName = described("A folder, a hub id, or 'package:NAME/FOLDER' for weights that an installed package carries.")
     fine_tune: TrainingSpec | None = described(
         "Fine-tune it on the labelled rows first, with these settings; absent: it answers as it is.", default=None
     )
@@ -113,4 +113,15 @@ class LabellingSpec(Spec):
     folds: Annotated[int, Field(ge=2)] = described("How many folds; each costs one more fit of the teacher.", default=5)
     calibrate: bool = described("Correct the teacher's probabilities where cross-validation shows a gain.", default=True)
     batch_size: Annotated[int, Field(ge=1)] = described("Rows asked at once; each batch of answers is durable.", default=256)
+    tokens: Literal["threshold", "sampled", "top-k", "hidden", "online"] = described(
+        "language-model: how the teacher's next-token distributions are kept. threshold, sampled: an unbiased sample in a few bytes. "
+        "top-k: the likeliest tokens and the mass of the rest. hidden: hidden states, for the whole distribution. online: not at all; the "
+        "teacher stays in memory while the student learns.",
+        default="threshold",
+    )
+    tokens_number: Annotated[int, Field(ge=1, le=65536)] | None = described(
+        "threshold: probabilities from 1/number on are kept exactly (default 64). sampled: draws (50). top-k: k (50). hidden: bits (16).",
+        default=None,
+    )
+    batch_tokens: Annotated[int, Field(ge=1)] = described("language-model: tokens that the teacher reads at once.", default=4096)
     store: FilePath | None = described("The knowledge store's folder or URL, shared between runs; absent: inside the run.", default=None)

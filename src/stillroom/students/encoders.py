@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stillroom.core.errors import BadInput, nearest, needs_extra
 from stillroom.models.manifest import read_manifest
-from stillroom.models.text import TextPredictor, load, load_classifier, seeded, set_labels
+from stillroom.models.pretrained import seeded
+from stillroom.models.text import TextPredictor, load, load_classifier, set_labels
 
 with needs_extra("torch", "a text student"):
     import torch
@@ -39,6 +40,7 @@ def build_student(
     answerer = _text_teacher(teacher, spec.init)
     if spec.init == "fresh":
         return fresh_encoder(answerer.model, spec.config, classes=classes, seed=seed), answerer.tokenizer
+    assert not isinstance(spec.layers, int), "checked by the job"
     return keep_layers(answerer.model, spec.layers), answerer.tokenizer
 
 

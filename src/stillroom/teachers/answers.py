@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from stillroom.core.errors import BadInput, StageFailed
-from stillroom.core.protocols import Predictor, Teacher
+from stillroom.core.protocols import Predictor
 
 _SUM_TOLERANCE = 1e-3
 """float32 softmax over many classes is off by 1e-6; scores that are no probabilities are off by far more."""
@@ -20,8 +21,13 @@ _STEADY_TOLERANCE = 1e-3
 _NUM_REPEATED = 8
 
 
+class _Fingerprinted(Protocol):
+    @property
+    def fingerprint(self) -> str: ...
+
+
 @contextmanager
-def frozen(teacher: Teacher, *, place: str = "teacher") -> Iterator[Callable[[], None]]:
+def frozen(teacher: _Fingerprinted, *, place: str = "teacher") -> Iterator[Callable[[], None]]:
     """Hold a teacher to its word that answering does not change it: its fingerprint is compared at the end.
 
     Yields:

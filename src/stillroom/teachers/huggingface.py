@@ -16,7 +16,8 @@ from stillroom.core.files import whole_folder
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.protocols import Teacher
 from stillroom.core.records import Batch
-from stillroom.models.text import TextPredictor, load, load_classifier, parameters_fingerprint, tokenizer_fingerprint
+from stillroom.models.pretrained import parameters_fingerprint, tokenizer_fingerprint
+from stillroom.models.text import TextPredictor, load, load_classifier
 from stillroom.spec.teacher import HuggingFaceTeacherSpec
 from stillroom.teachers.labelling import context_fingerprint
 from stillroom.teachers.teacher import PredictorTeacher, TeacherRequest, refuse_trained_on

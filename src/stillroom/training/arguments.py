@@ -27,6 +27,9 @@ _OURS = {
 }
 """Fields that a job may not set, and why."""
 
+_NOT_THEIRS = {"arguments", "max_length", "warmup_ratio", "packing"}
+"""Settings that are ours alone, or under another name."""
+
 _DEFAULTS = {
     # Shares of all steps: 50 points a curve; at most a tenth of the work is lost to a crash.
     "logging_steps": 0.02,
@@ -56,9 +59,9 @@ def training_arguments(
     Raises:
         BadInput: all unknown, reserved and mistyped fields at once, or a combination that transformers refuses.
     """
-    own = {name: value for name, value in settings.items() if name not in ("arguments", "max_length", "warmup_ratio")}
+    own = {name: value for name, value in settings.items() if name not in _NOT_THEIRS}
     own["warmup_steps"] = settings["warmup_ratio"]  # below 1 it is a share of all steps
-    extra = _checked(settings["arguments"], {*own, "max_length", "warmup_ratio"}, place)
+    extra = _checked(settings["arguments"], {*own, *_NOT_THEIRS}, place)
     defaults = {**_DEFAULTS, "eval_strategy": "steps" if validated else "no", "use_cpu": not torch.accelerator.is_available()}
     try:
         return TrainingArguments(

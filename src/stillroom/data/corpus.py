@@ -1,0 +1,154 @@
+"""From a language job's `data` section to token sequences: for training, for the test, and for other domains."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.core.errors import BadInput, Problem, nearest
+from stillroom.core.token_records import Corpus, Sequences
+from stillroom.data.sequences import MarkedText, completion, conversation, plain_text, tokenise
+from stillroom.data.sources import FORMATS, TEXT_FORMATS, check_files, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+    from stillroom.spec.data import DataSpec
+
+_TRAIN, _TEST = "data.source.train", "data.source.test"
+_SPLIT = 11
+"""Keeps the split's random numbers apart from others drawn from the job's seed."""
+
+
+def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_length: int, seed: int) -> Corpus:
+    """Read, check, split and tokenise the documents of a language job.
+
+    Deterministic: the same files, section, tokenizer, length and seed give the same sequences in the same parts. Documents
+    are split, not sequences: the parts of a long one stay together.
+
+    Raises:
+        BadInput: what is wrong with the files, the columns, the rows or the template, each with its place and a remedy.
+    """
+    files = _files(spec)
+    if problems := check_files(files, formats=(*FORMATS, *TEXT_FORMATS)):
+        raise BadInput(problems)
+    documents = {place: _documents(path, place, spec, tokenizer) for place, path in files.items()}
+    notes: list[str] = []
+    everything = documents.pop(_TRAIN)
+    if (limit := spec.source.limit if spec.source.kind == "file" else None) is not None and limit < len(everything):
+        notes.append(f"A trial on part of the data: {limit} of the {len(everything)} documents of {_TRAIN} (data.source.limit).")
+        everything = _drawn(everything, limit, seed)
+    parts = _split(everything, None if _TEST not in documents else documents.pop(_TEST), spec, seed)
+    shared = {document.text for document in parts["train"]} & {document.text for document in parts["test"]}
+    tokenised: dict[str, Sequences] = {}
+    others = {place.rpartition(".")[2]: _drawn(texts, spec.other_documents, seed) for place, texts in documents.items()}
+    for part, texts in {**parts, **others}.items():
+        if texts:
+            tokenised[part], losses = tokenise(texts, tokenizer, max_length=max_length)
+            notes += [f"{part}: {note}" for note in losses.notes(max_length)]
+    if shared:
+        notes.append(f"Test documents that are training documents too: {len(shared)}; what is measured may flatter every arm.")
+    train, test, validation = (tokenised.pop(part, None) for part in ("train", "test", "validation"))
+    assert train is not None
+    assert test is not None
+    return Corpus(train, test, validation, tokenised, tuple(document.halves for document in parts["test"]), tuple(notes))
+
+
+def _files(spec: DataSpec) -> dict[str, Path]:
+    source = spec.source
+    assert source.kind == "file", "a job file without files is refused before"
+    named = {_TRAIN: source.train, _TEST: source.test, **{f"data.other_domains.{name}": path for name, path in spec.other_domains.items()}}
+    return {place: Path(path) for place, path in named.items() if path is not None}
+
+
+def _documents(path: Path, place: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[MarkedText]:
+    if path.name.lower().endswith(TEXT_FORMATS):
+        return _plain_documents(path, place)
+    table = read_table(path, place=place)
+    columns = [name for name in (spec.text, spec.prompt, spec.completion, spec.messages) if name]
+    if missing := [name for name in columns if name not in table.columns]:
+        raise BadInput([Problem(place, f"{path} has no column {name!r}; {nearest(name, table.columns)}") for name in missing])
+    return list(_rows(table, place, spec, tokenizer))
+
+
+def _rows(table: pd.DataFrame, place: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> Iterator[MarkedText]:
+    for number, row in enumerate(table.to_dict("records"), start=1):
+        where = f"{place}, row {number}"
+        if spec.messages:
+            yield conversation(_listed(row[spec.messages]), tokenizer, place=where)
+        elif spec.prompt:
+            assert spec.completion, "checked by the job"
+            yield completion(_text(row[spec.prompt], where), _text(row[spec.completion], where))
+        else:
+            assert spec.text, "checked by the job"
+            yield plain_text(_text(row[spec.text], where))
+
+
+def _plain_documents(path: Path, place: str) -> list[MarkedText]:
+    """A plain text's documents: what blank lines divide."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            blocks = _blocks(file)
+    except (UnicodeDecodeError, EOFError, OSError) as error:
+        raise BadInput.at(place, f"cannot read {path}: {error}; it must be a whole UTF-8 text.") from error
+    if not blocks:
+        raise BadInput.at(place, f"{path} holds no text; an empty part can be neither trained nor measured on.")
+    return [plain_text(block) for block in blocks]
+
+
+def _blocks(lines: Any) -> list[str]:
+    blocks: list[list[str]] = [[]]
+    for line in lines:
+        if line.strip():
+            blocks[-1].append(line)
+        elif blocks[-1]:
+            blocks.append([])
+    return ["".join(block).strip("\n") for block in blocks if block]
+
+
+def _listed(cell: Any) -> Any:
+    # Parquet hands lists over as arrays.
+    return cell.tolist() if isinstance(cell, np.ndarray) else cell
+
+
+def _text(cell: Any, where: str) -> str:
+    if isinstance(cell, str):
+        return cell
+    if cell is None or cell != cell:
+        return ""
+    raise BadInput.at(where, f"holds {cell!r}, no text; name the columns with text in data.")
+
+
+def _split(everything: Sequence[MarkedText], test: list[MarkedText] | None, spec: DataSpec, seed: int) -> dict[str, list[MarkedText]]:
+    num_test = 0 if test is not None else round(spec.split.test * len(everything))
+    num_validation = round(spec.split.validation * (len(everything) - num_test))
+    if test is None and not num_test:
+        remedy = "give data.source.test, or a larger data.split.test"
+        raise BadInput.at(
+            "data.split.test", f"= {spec.split.test} of {len(everything)} documents leaves no document for the test; {remedy}."
+        )
+    if num_test + num_validation >= len(everything):
+        raise BadInput.at("data.split", f"leaves none of {len(everything)} documents for training; take smaller shares.")
+    order = _order(len(everything), seed)
+    cuts = {
+        "test": order[:num_test],
+        "validation": order[num_test : num_test + num_validation],
+        "train": order[num_test + num_validation :],
+    }
+    parts = {part: [everything[row] for row in np.sort(rows)] for part, rows in cuts.items()}
+    return parts if test is None else {**parts, "test": test}
+
+
+def _drawn(documents: list[MarkedText], limit: int, seed: int) -> list[MarkedText]:
+    return [documents[row] for row in np.sort(_order(len(documents), seed)[:limit])]
+
+
+def _order(num: int, seed: int) -> NDArray[np.intp]:
+    return np.random.default_rng([seed, _SPLIT]).permutation(num)

@@ -1,0 +1,110 @@
+"""A causal language model with its tokenizer as a saved arm: a plain transformers checkpoint with a predictor.json beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillroom.core.fingerprint import fingerprint
+from stillroom.core.records import Column
+from stillroom.core.token_records import Sequences, TokenExample
+from stillroom.models.batching import as_texts
+from stillroom.models.causal import load_causal, save_causal, usable_vocabulary
+from stillroom.models.generation import continuations
+from stillroom.models.language_scores import score
+from stillroom.models.manifest import read_manifest, write_manifest
+from stillroom.models.pretrained import parameters_fingerprint, tokenizer_fingerprint
+from stillroom.models.token_batches import context_length
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class LanguagePredictor:
+    """Fulfils `core.protocols.Predictor`: of a text it predicts how surprising it is, in nats a token."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        column: str = "text",
+        max_length: int | None = None,
+        batch_tokens: int = 16384,
+    ) -> None:
+        """Args: max_length: texts are cut to so many tokens; absent: the model's context."""
+        self.model, self.tokenizer, self.column, self.batch_tokens = model, tokenizer, column, batch_tokens
+        limits = [length for length in (max_length, context_length(model)) if length is not None]
+        self.max_length = min(limits, default=None)
+        self.vocabulary_size = usable_vocabulary(model, tokenizer)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column(self.column, "text"),)
+
+    @property
+    def fingerprint(self) -> str:
+        """Covers weights, tokenizer, the column read and the length it is cut to."""
+        facts = [tokenizer_fingerprint(self.tokenizer), self.column, self.max_length]
+        return fingerprint("language", type(self.model).__name__, parameters_fingerprint(self.model), *facts)
+
+    def predict_values(self, features: pd.DataFrame) -> NDArray[np.float64]:
+        """(n,) the mean of -log q(next token) of each text in nats; 0 where a text has no second token."""
+        ids = [self.ids(text) for text in as_texts(features[self.column])]
+        examples = tuple(TokenExample(row, np.arange(len(row)) < len(row) - 1) for row in ids)
+        sequences = Sequences(examples, np.zeros(len(ids), np.int64), np.arange(len(ids)))
+        found = score(self.model, sequences, vocabulary_size=self.vocabulary_size, batch_tokens=self.batch_tokens)
+        return found.nll / np.maximum(found.num_tokens, 1)
+
+    def ids(self, text: str) -> NDArray[np.int64]:
+        """The token ids of a text, cut to `max_length`."""
+        coded = self.tokenizer(text, truncation=self.max_length is not None, max_length=self.max_length)
+        return np.asarray(coded["input_ids"], np.int64)
+
+    def continuations(self, prompts: Sequence[str], *, max_new_tokens: int, seed: int | None = None) -> list[str]:
+        """What the model writes after each prompt: greedy, or sampled from a seed.
+
+        Raises:
+            BadInput, StageFailed: as `models.generation.continuations`.
+        """
+        coded = [np.asarray(self.tokenizer(prompt)["input_ids"], np.int64) for prompt in prompts]
+        end_id = self.tokenizer.eos_token_id
+        coded = [ids[:-1] if len(ids) > 1 and ids[-1] == end_id else ids for ids in coded]  # the prompt is to be gone on with
+        found = continuations(
+            self.model, coded, max_new_tokens=max_new_tokens, vocabulary_size=self.vocabulary_size, end_id=end_id, seed=seed
+        )
+        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
+
+    def save(self, folder: Path) -> None:
+        """What `save_causal` writes, which transformers loads by itself, and predictor.json."""
+        save_causal(self.model, self.tokenizer, folder)
+        write_manifest(
+            folder, kind="language", classes=(), columns=self.columns, max_length=self.max_length, batch_tokens=self.batch_tokens
+        )
+
+
+def write_reference(folder: Path, name: str, *, column: str = "text", max_length: int | None = None, batch_tokens: int = 16384) -> None:
+    """Instead of a copy of its weights: where a model that is not ours lies."""
+    facts = {"max_length": max_length, "batch_tokens": batch_tokens, "model": name}
+    write_manifest(folder, kind="language", classes=(), columns=[Column(column, "text")], **facts)
+
+
+def load(folder: Path) -> LanguagePredictor:
+    """The arm that `LanguagePredictor.save` or `write_reference` wrote.
+
+    Raises:
+        BadInput: the folder is not whole.
+    """
+    facts = read_manifest(folder)
+    model, tokenizer = load_causal(facts.get("model", str(folder)), place=folder.name)
+    (column,) = facts["columns"]
+    return LanguagePredictor(model, tokenizer, column=column.name, max_length=facts["max_length"], batch_tokens=facts["batch_tokens"])

@@ -1,0 +1,71 @@
+"""A language model's job at work: its tokenizer and its corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from stillroom.core.fingerprint import fingerprint
+from stillroom.core.token_records import Corpus, Sequences
+from stillroom.pipeline.folder import RunFolder
+from stillroom.pipeline.progress import Listener
+from stillroom.pipeline.work import Work
+from stillroom.spec.job import Job
+from stillroom.spec.student import HuggingFaceStudentSpec
+from stillroom.spec.teacher import HuggingFaceTeacherSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LanguageWork(Work):
+    """`Work` on token sequences. The teacher's tokenizer makes them, for both models."""
+
+    @property
+    def teacher_spec(self) -> HuggingFaceTeacherSpec:
+        assert isinstance(self.job.teacher, HuggingFaceTeacherSpec), "checked by the job"
+        return self.job.teacher
+
+    @property
+    def student_spec(self) -> HuggingFaceStudentSpec:
+        assert isinstance(self.job.student, HuggingFaceStudentSpec), "checked by the job"
+        return self.job.student
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        from stillroom.models.causal import load_tokenizer
+
+        return load_tokenizer(self.teacher_spec.model, place="teacher.model")
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        from stillroom.data.corpus import build_corpus
+
+        corpus = build_corpus(self.job.data, self.tokenizer, max_length=self.job.training.max_length, seed=self.job.seed)
+        for note in corpus.notes:
+            self.listener.say(f"data: {note}")
+        return corpus
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Covers every token, which of them are learnt, and the split."""
+        corpus = self.corpus
+        parts = [corpus.train, corpus.test, corpus.validation, *(corpus.other_domains[name] for name in sorted(corpus.other_domains))]
+        return fingerprint("corpus", sorted(corpus.other_domains), [None if part is None else _facts(part) for part in parts])
+
+
+def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool = False) -> LanguageWork:
+    """A job at work, its documents read and tokenised.
+
+    Raises:
+        BadInput: what is wrong with the documents.
+    """
+    work = LanguageWork(job, folder, listener, allow_code)
+    _ = work.corpus
+    return work
+
+
+def _facts(part: Sequences) -> list[object]:
+    return [[example.fingerprint for example in part.examples], part.num_bytes, part.rows]

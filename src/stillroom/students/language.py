@@ -1,0 +1,116 @@
+"""From a job's `student` section to an untrained language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillroom.core.errors import BadInput, needs_extra
+from stillroom.core.token_records import TokenExample
+from stillroom.models.causal import load_causal, shared_vocabulary, size_note
+from stillroom.models.pretrained import quiet, seeded, to_accelerator
+from stillroom.students.causal import cut_student
+
+with needs_extra("torch", "a language model as a student"):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from stillroom.spec.student import HuggingFaceStudentSpec, LoraSpec
+
+_CALIBRATION_TOKENS = 32768
+_CALIBRATION_BATCH = 16
+
+
+def build_student(
+    spec: HuggingFaceStudentSpec,
+    *,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[TokenExample],
+    seed: int,
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The student before its training, with the teacher's tokenizer; and sentences to show.
+
+    Args:
+        teacher: stays as it is.
+        tokenizer: the teacher's.
+        examples: training examples; the first few measure which parts of the teacher are kept.
+        seed: for weights that are drawn.
+
+    Raises:
+        BadInput: the teacher cannot be cut so, nothing to load, or another tokenizer than the teacher's.
+    """
+    notes: tuple[str, ...]
+    if spec.init == "teacher-layers":
+        cut = cut_student(
+            teacher,
+            layers=spec.layers,
+            layer_choice=spec.layer_choice,
+            hidden_size=spec.hidden_size,
+            intermediate_size=spec.intermediate_size,
+            num_heads=spec.num_heads,
+            num_key_value_heads=spec.num_key_value_heads,
+            calibration=_calibration(examples),
+        )
+        model, notes = cut.model, cut.notes
+    else:
+        model = _pretrained(spec, teacher, tokenizer) if spec.init == "pretrained" else _fresh(spec, teacher, seed)
+        note = size_note(teacher, model)
+        notes = () if note is None else (note,)
+    if spec.lora is not None:
+        model = _with_adapters(model, spec.lora, seed)
+    return model, notes
+
+
+def merged(model: Any) -> PreTrainedModel:
+    """A plain model: adapters, where there are any, added to the weights that they adapt."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[no-any-return]
+
+
+def _pretrained(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    assert spec.model is not None, "checked by the job"
+    model, own = load_causal(spec.model, place="student.model")
+    shared_vocabulary((teacher, tokenizer), (model, own), place="student.model")
+    return model
+
+
+def _fresh(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
+    config = type(teacher.config).from_dict({**teacher.config.to_dict(), **spec.config})
+    try:
+        with quiet(), seeded(seed):
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise BadInput.at("student.config", f"= {dict(spec.config)} makes no model: {' '.join(str(error).split())}") from error
+    fresh: PreTrainedModel = to_accelerator(model).eval()
+    return fresh
+
+
+def _with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Any:
+    with needs_extra("llm", "a student with low-rank adapters"):
+        import peft
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules="all-linear"
+    )
+    with quiet(), seeded(seed):
+        return peft.get_peft_model(model, settings)
+
+
+def _calibration(examples: Sequence[TokenExample]) -> list[dict[str, torch.Tensor]]:
+    """Batches of the first examples, some thousand tokens of them."""
+    batches, tokens = [], 0
+    for start in range(0, len(examples), _CALIBRATION_BATCH):
+        part = examples[start : start + _CALIBRATION_BATCH]
+        ids = np.zeros((len(part), max(map(len, part))), np.int64)
+        mask = np.zeros_like(ids)
+        for row, example in enumerate(part):
+            ids[row, : len(example)], mask[row, : len(example)] = example.token_ids, 1
+        batches.append({"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)})
+        tokens += int(mask.sum())
+        if tokens >= _CALIBRATION_TOKENS:
+            break
+    return batches
