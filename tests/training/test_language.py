@@ -466,6 +466,8 @@ def test_knowledge_that_does_not_fit_is_refused_before_the_training(tiny_causal:
             train(student, tokenizer, sequences, tmp_path, **changes)
     with pytest.raises(BadInput, match=r"training\.arguments\.packing: has a place of its own"):
         train(student, tokenizer, sequences, tmp_path, arguments={"packing": True})
+    with pytest.raises(BadInput, match=r"train_sampling_strategy: = 'random' has no meaning with packing"):
+        train(student, tokenizer, sequences, tmp_path, packing=True, arguments={"train_sampling_strategy": "random"})
 
 
 def test_a_model_that_does_not_keep_packed_examples_apart_is_refused(

@@ -111,6 +111,9 @@ def train_language_model(
     if teacher is None or not objective.looks_at_teacher():
         teacher, objective = None, objective.control
     arguments = training_arguments(settings, seed=seed, folder=folder, validated=validation is not None)
+    if arguments.train_sampling_strategy != "group_by_length" and (packing or arguments.world_size > 1):
+        reason = "has no meaning with packing or several processes, whose batches Stillroom lays out itself; remove it."
+        raise BadInput.at("training.arguments.train_sampling_strategy", f"= {arguments.train_sampling_strategy!r} {reason}")
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun: copies in threads would not see the student's head
     _check_student(student)
     _check_examples(student, sequences, settings["max_length"], vocabulary_size)
