@@ -128,6 +128,10 @@ def run_training(
                 trainer = make_trainer([*callbacks, _Watch(training, progress, pause)])
             except (ValueError, RuntimeError, ImportError) as error:
                 raise BadInput.at("training.arguments", " ".join(str(error).split())) from error
+            if trainer.args.fsdp and not trainer.is_fsdp_enabled:
+                # accelerate would train on, each process with a whole copy, and say nothing.
+                where = f"on this device ({trainer.args.device.type}, {trainer.args.world_size} processes)"
+                raise BadInput.at("training.arguments.fsdp", f"= {trainer.args.fsdp}: nothing is sharded {where}; remove it, or use GPUs.")
             trainer.remove_callback(PrinterCallback)
             start = newest_whole(folder, training)
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
