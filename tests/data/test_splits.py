@@ -45,9 +45,10 @@ def test_parts_are_a_partition_of_whole_units_and_repeatable(units: list[int], k
     strata = np.arange(len(names)) % 3
     try:
         parts = divide(batch, strata, kind=kind, seed=seed, **how)
-    except BadInput:
-        parts = {}
+    except BadInput as refused:
+        parts, reason = {}, str(refused)
     if not parts:
+        assert "one side would be empty" in reason
         assert np.bincount(names).max() > len(names) / 5, "refused although no unit is large"
         return
     assert sorted(np.concatenate(list(parts.values()))) == list(range(len(names)))

@@ -31,7 +31,7 @@ BLOWS = 12
 
 
 def training(folder: Path, name: str) -> None:
-    """Four epochs of packed rows with dropout and both schedules; a checkpoint after every step. Ends in `name`.json."""
+    """Eight epochs of packed rows with dropout and both schedules; a checkpoint after every step. Ends in `name`.json."""
     (student, tokenizer), (teacher, _) = load_causal(str(folder / "student")), load_causal(str(folder / "teacher"))
     rng, examples, answers, scheme = np.random.default_rng(0), [], [], TokenScheme("threshold", 8)
     for length in rng.integers(2, 20, 40):
@@ -40,7 +40,7 @@ def training(folder: Path, name: str) -> None:
             logits = teacher(input_ids=torch.tensor(example.token_ids)[None], use_cache=False).logits[0, example.asked, :30]
         examples.append(example)
         answers.append(sample_distributions(logits, position_seeds(0, example.fingerprint, len(logits)), scheme))
-    own = {"num_train_epochs": 4.0, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "max_length": 24, "packing": True}
+    own = {"num_train_epochs": 8.0, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "max_length": 24, "packing": True}
     curve = train_language_model(
         student,
         tokenizer,
@@ -101,8 +101,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tiny_causal: Callab
     told = json.loads(run.stdout)
     undisturbed, killed = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("undisturbed", "killed"))
     assert killed == undisturbed
-    # How many blows fit into the training depends on how busy the machine is.
-    assert len(told["steps"]) >= 4, told
+    assert len(told["steps"]) >= 6, told
+    assert told["torn"] >= 1, "no blow fell on a checkpoint being written; the test has lost its point"
     assert told["steps"] == sorted(told["steps"]), "each start goes on from a checkpoint"
 
 
