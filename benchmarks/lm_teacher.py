@@ -47,7 +47,7 @@ QUICK_SIZES = {
     "num_key_value_heads": 2,
 }
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 1.25, "learning_rate": 2.0e-3, "per_device_train_batch_size": 8, "warmup_ratio": 0.05, "weight_decay": 0.1,
+    "num_train_epochs": 2.0, "learning_rate": 2.0e-3, "per_device_train_batch_size": 8, "warmup_ratio": 0.05, "weight_decay": 0.1,
     "max_length": MAX_LENGTH, "packing": True,
     "arguments": {"lr_scheduler_type": "cosine", "adam_beta2": 0.95, "bf16": True, "save_steps": 100, "save_total_limit": 1},
 }  # fmt: skip
