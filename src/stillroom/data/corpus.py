@@ -11,7 +11,8 @@ import numpy as np
 
 from stillroom.core.errors import BadInput, Problem, nearest
 from stillroom.core.token_records import Corpus, Sequences
-from stillroom.data.sequences import MarkedText, completion, conversation, plain_text, tokenise
+from stillroom.data.conversations import conversation
+from stillroom.data.sequences import MarkedText, completion, plain_text, tokenise
 from stillroom.data.sources import FORMATS, TEXT_FORMATS, check_files, read_table
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     train, test, validation = (tokenised.pop(part, None) for part in ("train", "test", "validation"))
     assert train is not None
     assert test is not None
-    return Corpus(train, test, validation, tokenised, tuple(document.halves for document in parts["test"]), tuple(notes))
+    halves, is_rendered = tuple(document.halves for document in parts["test"]), spec.messages is not None
+    return Corpus(train, test, validation, tokenised, halves, tuple(notes), is_rendered)
 
 
 def _files(spec: DataSpec) -> dict[str, Path]:
