@@ -224,8 +224,8 @@ def test_a_chats_prompts_begin_once_and_its_answers_end_with_the_turn(teacher: C
 def test_an_empty_answer_among_the_test_rows_leaves_the_others_measured(teacher: Callable[[str], Path], tmp_path: Path) -> None:
     folder = teacher("qwen3")
     made = job(tmp_path, folder, "prompt")
-    empty = {"prompt": "What? ", "completion": ""}
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (empty, ROWS[0], empty, ROWS[1])))
+    silent, unasked = {"prompt": "What? ", "completion": ""}, {"prompt": "", "completion": "Two and two make four."}
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (silent, ROWS[0], unasked, ROWS[1])))
     source = made.data.source.model_copy(update={"test": str(tmp_path / "test.jsonl")})
     prompts, _ = prompts_of(made.model_copy(update={"data": made.data.model_copy(update={"source": source})}), folder, tmp_path, Silence())
     assert sorted(answer.strip() for answer in prompts.answers) == ["three.", "two."]
