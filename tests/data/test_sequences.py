@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from stillroom.core.errors import BadInput
-from stillroom.data.sequences import completion, conversation, plain_text, tokenise
+from stillroom.data.conversations import conversation
+from stillroom.data.sequences import completion, plain_text, tokenise
 
 transformers = pytest.importorskip("transformers")
 
@@ -148,3 +149,33 @@ def test_bytes_are_counted_as_utf8_has_them(tokenizers: dict[str, Any]) -> None:
     text = "a\u00e9\u20ac\U0001f642z" * 3
     sequences, _ = tokenise([completion("x", text)], tokenizers["mistral"], max_length=200)
     assert int(sequences.num_bytes[0]) == len(text.encode())
+
+
+def test_a_blank_at_the_prompts_end_does_not_swallow_the_answers_first_word(tokenizer: Any) -> None:
+    marked = completion("One and one? ", "Two.")
+    sequences, losses = tokenise([marked], tokenizer, max_length=64)
+    assert learnt(sequences, tokenizer).strip() == f"Two.{tokenizer.eos_token}"
+    assert marked.halves == ("One and one?", " Two.")
+    assert losses.joined == 0
+
+
+def test_a_border_inside_a_token_is_counted(tokenizers: dict[str, Any]) -> None:
+    rows = [completion("It is hap", "py, yes"), completion("It is", " so")]
+    _, losses = tokenise(rows, tokenizers["gpt2"], max_length=16)
+    assert losses.joined == 1
+    assert any("one token holds the prompt's end" in note for note in losses.notes(16))
+
+
+def test_an_empty_completion_is_left_out_and_counted(tokenizer: Any) -> None:
+    sequences, losses = tokenise([completion("Hi ", ""), completion("Hi", " there")], tokenizer, max_length=16)
+    assert (sequences.rows.tolist(), losses.blank) == ([1], 1)
+    assert completion("Hi ", "").halves == ("", "")
+
+
+def test_a_text_that_begins_with_the_first_token_gets_no_second(tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["mistral"]
+    for marked in (plain_text("<s>Hi there"), completion("<s>Hi", " there"), plain_text("Hi there")):
+        ids = tokenise([marked], tokenizer, max_length=16)[0].examples[0].token_ids.tolist()
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids.count(tokenizer.bos_token_id) == 1
+        assert ids.count(tokenizer.eos_token_id) == 1

@@ -60,7 +60,7 @@ def test_the_end_token_ends_a_text_and_only_that_text(tiny_causal: Make) -> None
     given = prompts()
     whole = continuations(model, given, max_new_tokens=12, vocabulary_size=V, seed=1)
     end_id = int(whole[0][4])
-    got = continuations(model, given, max_new_tokens=12, vocabulary_size=V, seed=1, end_id=end_id)
+    got = continuations(model, given, max_new_tokens=12, vocabulary_size=V, seed=1, end_ids=[end_id])
     for text, full in zip(got, whole, strict=True):
         ends = np.flatnonzero(full == end_id)
         assert text.tolist() == (full[: ends[0]] if len(ends) else full).tolist()

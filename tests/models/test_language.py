@@ -62,6 +62,16 @@ def test_continuations_are_texts_of_the_prompts_alone(tiny_causal: Make) -> None
     assert len(set(arm.continuations(["w1"] * 4, max_new_tokens=5, seed=1))) > 1
 
 
+def test_a_turns_end_ends_a_continuation_as_the_end_of_the_text_does(tiny_causal: Make) -> None:
+    model, tokenizer = tiny_causal("llama")
+    arm = LanguagePredictor(model, tokenizer)
+    texts = (arm.continuations(["w1 w2"], max_new_tokens=8, seed=seed)[0].split() for seed in range(50))
+    seed, words = next((seed, words) for seed, words in enumerate(texts) if len({*words}) > 4)
+    end_id = tokenizer.convert_tokens_to_ids(words[3])
+    (cut,) = arm.continuations(["w1 w2"], max_new_tokens=8, seed=seed, end_ids=[end_id])
+    assert cut.split() == words[: words.index(words[3])]
+
+
 def test_real_stories_go_on(shared_data: Path) -> None:
     from stillroom.models.causal import load_causal
 

@@ -81,3 +81,39 @@ def test_the_card_beside_local_weights_names_their_licence_and_need_not_be_utf_8
         check_job(job(teacher, tmp_path, **sections))
     with pytest.raises(BadInput, match=r"teacher\.model: = 'package:no_such_package_here/x': the package"):
         check_job(job(teacher | {"model": "package:no_such_package_here/x"}, tmp_path, **sections))
+
+
+def hub_job(name: str, folder: Path, **data: Any) -> Job:
+    sections = {
+        "task": "language-model",
+        "data": {"source": {"kind": "hub", "id": name, "subset": "small"}, "text": "text", **data},
+        "student": {"kind": "huggingface"},
+    }
+    return job({"kind": "huggingface", "model": "a/b", "licence": "mit"}, folder, **sections)
+
+
+def test_the_licence_on_a_data_sets_card_is_its_line_in_the_lineage(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"data.source.id: no such folder"):
+        check_job(hub_job("./stories", tmp_path))
+    (tmp_path / "stories").mkdir()
+    assert check_job(hub_job("./stories", tmp_path)).data.licence == "unknown"
+    (tmp_path / "stories" / "README.md").write_text("---\nlicense: mit\n---\n")
+    found = check_job(hub_job("./stories", tmp_path)).data
+    assert (found.name, found.kind, found.licence) == ("stories (small)", "hub", "MIT")
+    assert check_job(hub_job("./stories", tmp_path, licence="apache-2.0")).data.licence == "Apache-2.0"
+    (tmp_path / "stories" / "README.md").write_text("---\nlicense: other\nlicense_name: openai\n---\n")
+    with pytest.raises(PolicyRefused, match="stories"):
+        check_job(hub_job("./stories", tmp_path))
+
+
+def test_a_card_that_the_hub_has_sent_is_read_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert check_job(hub_job("owner/stories", tmp_path)).data.licence == "unknown"
+    repo = tmp_path / "hub" / "datasets--owner--stories"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0123")
+    (repo / "snapshots" / "0123").mkdir(parents=True)
+    (repo / "snapshots" / "0123" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    found = check_job(hub_job("owner/stories", tmp_path)).data
+    assert (found.name, found.licence) == ("owner/stories (small)", "Apache-2.0")

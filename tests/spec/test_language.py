@@ -40,6 +40,7 @@ def test_the_simple_job_is_right_and_its_defaults_are_a_language_models() -> Non
         ({"data": {"text": None, "prompt": "p"}}, "data.completion: and data.prompt go together"),
         ({"data": {"text": None}}, "names the columns to learn from"),
         ({"data": {"source": {"kind": "sklearn", "name": "digits"}}}, "data.source.kind"),
+        ({"data": {"source": {"kind": "hub", "id": "a/b", "spilt": "train"}}}, "data.source.spilt: no such key; did you mean 'split'?"),
         ({"objective": {"divergence": "reverse-kl"}}, "cannot be estimated without bias"),
         ({"objective": {"temperature": {"start": 4.0, "end": 1.0}}}, "changes over the training"),
         ({"objective": {"beta": 0.3}}, "goes with divergence: jensen-shannon"),
@@ -64,6 +65,7 @@ def test_what_needs_the_whole_distribution_goes_with_hidden_states() -> None:
     ("sections", "expected"),
     [
         ({"data": {"prompt": "p", "completion": "c"}}, "data.prompt: goes with task: language-model"),
+        ({"data": {"source": {"kind": "hub", "id": "a/b"}, "target": "y"}}, "data.source.kind: = 'hub' goes with task: language-model"),
         ({"training": {"packing": True}}, "training.packing: goes with task: language-model"),
         ({"objective": {"hard_label_weight": {"start": 0.5, "end": 0.1}}}, "objective.hard_label_weight: as a schedule"),
     ],

@@ -83,7 +83,7 @@ def test_a_job_is_frozen() -> None:
         ("teacher", {"kind": "estimator"}, "teacher: give either 'estimator' (fitted on the spot) or 'fitted'"),
         ("teacher", {"estimator": "svm"}, "teacher: has no 'kind' that is a word; give one of estimator, huggingface, ensemble, python."),
         ("student", {"kind": "plugin"}, "student: kind = 'plugin' is not one of them; allowed: estimator, huggingface."),
-        ("data__source__kind", "csv", "data.source: kind = 'csv' is not one of them; allowed: file, sklearn."),
+        ("data__source__kind", "csv", "data.source: kind = 'csv' is not one of them; allowed: file, hub, sklearn."),
         ("teacher", "svm", "teacher: = 'svm' must be a section with keys and values."),
         ("teacher__params", {"a": [1, float("inf")]}, "teacher.params.a[1]: = inf: input should be a finite number."),
         ("data__ignore", [2020], "data.ignore[0]: = 2020 is no text; put it in quotes."),

@@ -89,8 +89,10 @@ class Corpus:
 
     Attributes:
         other_domains: name -> held-out examples of another domain.
-        test_texts: (prompt, answer) of each test document, row by row; the answer is "" where all of a text is learnt.
+        test_texts: (prompt, answer) of each test document, row by row; the answer is "" where all of a text is learnt, and both
+            are where nothing of it is.
         notes: findings that a reader of the report must see, one sentence each.
+        is_rendered: the test texts are a chat template's, special tokens included.
     """
 
     train: Sequences
@@ -99,6 +101,7 @@ class Corpus:
     other_domains: Mapping[str, Sequences]
     test_texts: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
+    is_rendered: bool = False
 
 
 @dataclass(frozen=True)

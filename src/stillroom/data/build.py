@@ -59,6 +59,7 @@ def _read_tables(spec: DataSpec) -> dict[str, pd.DataFrame]:
     source = spec.source
     if source.kind == "sklearn":
         return {_TRAIN: bundled_table(source.name)}
+    assert source.kind == "file", "checked by the job"
     named = {_TRAIN: source.train, _TEST: source.test, _POOL: source.unlabeled}
     paths = {place: Path(name) for place, name in named.items() if name is not None}
     if problems := check_files(paths):

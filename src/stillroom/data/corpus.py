@@ -11,7 +11,9 @@ import numpy as np
 
 from stillroom.core.errors import BadInput, Problem, nearest
 from stillroom.core.token_records import Corpus, Sequences
-from stillroom.data.sequences import MarkedText, completion, conversation, plain_text, tokenise
+from stillroom.data.conversations import conversation
+from stillroom.data.hub import read_split
+from stillroom.data.sequences import MarkedText, completion, plain_text, tokenise
 from stillroom.data.sources import FORMATS, TEXT_FORMATS, check_files, read_table
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from stillroom.spec.data import DataSpec
 
-_TRAIN, _TEST = "data.source.train", "data.source.test"
+_PLACES = {"file": ("data.source.train", "data.source.test"), "hub": ("data.source.split", "data.source.test_split")}
 _SPLIT = 11
 """Keeps the split's random numbers apart from others drawn from the job's seed."""
 
@@ -35,16 +37,14 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     Raises:
         BadInput: what is wrong with the files, the columns, the rows or the template, each with its place and a remedy.
     """
-    files = _files(spec)
-    if problems := check_files(files, formats=(*FORMATS, *TEXT_FORMATS)):
-        raise BadInput(problems)
-    documents = {place: _documents(path, place, spec, tokenizer) for place, path in files.items()}
+    train_place, test_place = _PLACES[spec.source.kind]
+    documents = _documents(spec, tokenizer)
     notes: list[str] = []
-    everything = documents.pop(_TRAIN)
+    everything = documents.pop(train_place)
     if (limit := spec.source.limit if spec.source.kind == "file" else None) is not None and limit < len(everything):
-        notes.append(f"A trial on part of the data: {limit} of the {len(everything)} documents of {_TRAIN} (data.source.limit).")
+        notes.append(f"A trial on part of the data: {limit} of the {len(everything)} documents of {train_place} (data.source.limit).")
         everything = _drawn(everything, limit, seed)
-    parts = _split(everything, None if _TEST not in documents else documents.pop(_TEST), spec, seed)
+    parts = _split(everything, documents.pop(test_place, None), spec, seed)
     shared = {document.text for document in parts["train"]} & {document.text for document in parts["test"]}
     tokenised: dict[str, Sequences] = {}
     others = {place.rpartition(".")[2]: _drawn(texts, spec.other_documents, seed) for place, texts in documents.items()}
@@ -57,23 +57,47 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     train, test, validation = (tokenised.pop(part, None) for part in ("train", "test", "validation"))
     assert train is not None
     assert test is not None
-    return Corpus(train, test, validation, tokenised, tuple(document.halves for document in parts["test"]), tuple(notes))
+    halves, is_rendered = tuple(document.halves for document in parts["test"]), spec.messages is not None
+    return Corpus(train, test, validation, tokenised, halves, tuple(notes), is_rendered)
 
 
-def _files(spec: DataSpec) -> dict[str, Path]:
+def _documents(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[MarkedText]]:
+    """The documents by the place that names them."""
+    files = {place: Path(path) for place, path in _named_files(spec) if path is not None}
+    if problems := check_files(files, formats=(*FORMATS, *TEXT_FORMATS)):
+        raise BadInput(problems)
+    found = {}
+    for place, table, name in _hub_tables(spec):
+        found[place] = _from_table(table, name, place, spec, tokenizer)
+    for place, path in files.items():
+        if path.name.lower().endswith(TEXT_FORMATS):
+            found[place] = _plain_documents(path, place)
+        else:
+            found[place] = _from_table(read_table(path, place=place), str(path), place, spec, tokenizer)
+    return found
+
+
+def _named_files(spec: DataSpec) -> Iterator[tuple[str, str | None]]:
+    if spec.source.kind == "file":
+        yield from zip(_PLACES["file"], (spec.source.train, spec.source.test), strict=True)
+    yield from ((f"data.other_domains.{name}", path) for name, path in spec.other_domains.items())
+
+
+def _hub_tables(spec: DataSpec) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """(place, rows, what they are called)."""
     source = spec.source
-    assert source.kind == "file", "a job file without files is refused before"
-    named = {_TRAIN: source.train, _TEST: source.test, **{f"data.other_domains.{name}": path for name, path in spec.other_domains.items()}}
-    return {place: Path(path) for place, path in named.items() if path is not None}
+    if source.kind != "hub":
+        return
+    for place, split in zip(_PLACES["hub"], (source.split, source.test_split), strict=True):
+        if split is not None:
+            table = read_split(source.id, split=split, subset=source.subset, revision=source.revision, place=place)
+            yield place, table, f"{source.id} ({split})"
 
 
-def _documents(path: Path, place: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[MarkedText]:
-    if path.name.lower().endswith(TEXT_FORMATS):
-        return _plain_documents(path, place)
-    table = read_table(path, place=place)
-    columns = [name for name in (spec.text, spec.prompt, spec.completion, spec.messages) if name]
-    if missing := [name for name in columns if name not in table.columns]:
-        raise BadInput([Problem(place, f"{path} has no column {name!r}; {nearest(name, table.columns)}") for name in missing])
+def _from_table(table: pd.DataFrame, name: str, place: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[MarkedText]:
+    columns = [column for column in (spec.text, spec.prompt, spec.completion, spec.messages) if column]
+    if missing := [column for column in columns if column not in table.columns]:
+        raise BadInput([Problem(place, f"{name} has no column {column!r}; {nearest(column, table.columns)}") for column in missing])
     return list(_rows(table, place, spec, tokenizer))
 
 
@@ -130,7 +154,7 @@ def _split(everything: Sequence[MarkedText], test: list[MarkedText] | None, spec
     num_test = 0 if test is not None else round(spec.split.test * len(everything))
     num_validation = round(spec.split.validation * (len(everything) - num_test))
     if test is None and not num_test:
-        remedy = "give data.source.test, or a larger data.split.test"
+        remedy = f"give {_PLACES[spec.source.kind][1]}, or a larger data.split.test"
         raise BadInput.at(
             "data.split.test", f"= {spec.split.test} of {len(everything)} documents leaves no document for the test; {remedy}."
         )

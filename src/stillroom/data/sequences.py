@@ -6,7 +6,7 @@ such a span: a token that begins in the prompt stays the prompt's, as it will be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from stillroom.core.errors import BadInput
 from stillroom.core.token_records import Sequences, TokenExample
+from stillroom.models.special_tokens import adds_special_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]
-_ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class MarkedText:
     """A text and what of it is learnt.
 
     Attributes:
-        spans: character positions [start, end) that are trained, ascending and apart.
+        spans: character positions [start, end) that are trained, ascending and apart; none: there is nothing to learn.
         is_rendered: a chat template wrote it, special tokens included; else the tokenizer adds its own, and the end of
             the text is marked by the tokenizer's end-of-sequence token, which is learnt.
     """
@@ -42,8 +42,15 @@ class MarkedText:
         return self.spans == ((0, len(self.text)),)
 
     @property
+    def is_blank(self) -> bool:
+        return not any(self.text[start:end].strip() for start, end in self.spans)
+
+    @property
     def halves(self) -> tuple[str, str]:
-        """What stands before the last learnt span, and that span; of a text that is all learnt, the text and nothing."""
+        """What stands before the last learnt span, and that span; of a text that is all learnt, the text and nothing; of one
+        with nothing to learn, nothing."""
+        if self.is_blank:
+            return "", ""
         start, end = self.spans[-1]
         return (self.text, "") if self.is_all_learnt else (self.text[:start], self.text[start:end])
 
@@ -54,62 +61,12 @@ def plain_text(text: str) -> MarkedText:
 
 
 def completion(prompt: str, answer: str) -> MarkedText:
-    """The answer is learnt, given the prompt."""
-    return MarkedText(prompt + answer, ((len(prompt), len(prompt) + len(answer)),))
+    """The answer is learnt, given the prompt.
 
-
-def conversation(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, *, place: str) -> MarkedText:
-    """Every assistant turn is learnt, its end-of-turn token included; all else is context.
-
-    A turn begins where the template, given the messages before it, would have the assistant begin.
-
-    Args:
-        messages: {"role", "content"} each.
-        place: names the row in messages.
-
-    Raises:
-        BadInput: not such messages, no assistant turn, no chat template, or a template that writes earlier turns anew
-            when later ones follow, so that no text can be split into its turns.
+    Blanks at the prompt's end count as the answer's: tokenizers join them to its first word, which would else be the prompt's.
     """
-    _check_messages(messages, place)
-    if tokenizer.chat_template is None:
-        raise BadInput.at(
-            "data.messages", "needs a chat template, and the teacher's tokenizer has none; use data.prompt and data.completion."
-        )
-
-    def render(part: Sequence[Mapping[str, Any]], *, begin: bool = False) -> str:
-        return str(tokenizer.apply_chat_template([dict(message) for message in part], tokenize=False, add_generation_prompt=begin))
-
-    text = render(messages)
-    spans = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before, after = render(messages[:i], begin=True) if i else "", render(messages[: i + 1])
-        if not (text.startswith(after) and after.startswith(before)):
-            reason = "the chat template writes earlier turns anew when later ones follow"
-            raise BadInput.at(
-                place, f"turn {i + 1}: {reason}; give each assistant turn as a row of its own (data.prompt and data.completion)."
-            )
-        # White space behind the end-of-turn token separates turns; the assistant does not write it.
-        spans.append((len(before), len(after.rstrip())))
-    return MarkedText(text, tuple(spans), is_rendered=True)
-
-
-def _check_messages(messages: Any, place: str) -> None:
-    problem = None
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
-        problem = f"holds a {type(messages).__name__}"
-    else:
-        for message in messages:
-            if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-                problem = f"holds the message {str(message)[:60]!r}"
-            elif message.get("role") not in _ROLES:
-                problem = f"holds the role {message.get('role')!r}; allowed: {', '.join(_ROLES)}"
-    if problem:
-        raise BadInput.at(place, f"{problem}; data.messages must be a list of messages with 'role' and 'content'.")
-    if all(message["role"] != "assistant" for message in messages):
-        raise BadInput.at(place, "has no assistant turn: there is nothing to learn from it; remove the row.")
+    text, border = prompt + answer, len(prompt.rstrip(" "))
+    return MarkedText(text, ((border, len(text)),))
 
 
 @dataclass
@@ -119,6 +76,7 @@ class Losses:
     without_answer: int = 0
     cut: int = 0
     blank: int = 0
+    joined: int = 0
 
     def notes(self, max_length: int) -> Iterator[str]:
         if self.without_answer:
@@ -127,6 +85,9 @@ class Losses:
             yield f"Examples whose answer was cut at {max_length} tokens (training.max_length): {self.cut}."
         if self.blank:
             yield f"Examples without any text to learn: {self.blank}, left out."
+        if self.joined:
+            what = "where one token holds the prompt's end and the answer's beginning, which is not learnt"
+            yield f"Examples {what}: {self.joined}; end prompts, and begin answers, with whole words."
 
 
 def tokenise(texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> tuple[Sequences, Losses]:
@@ -144,15 +105,16 @@ def tokenise(texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase, *,
         )
     found = _Collected(Losses(), [], [], [])
     for row, marked in enumerate(texts):
-        if not any(marked.text[start:end].strip() for start, end in marked.spans):
+        if marked.is_blank:
             found.losses.blank += 1
             continue
-        ids, trained, counts = _tokens(marked, tokenizer)
+        ids, trained, counts, is_joined = _tokens(marked, tokenizer)
         if marked.is_all_learnt:
             _split(found, row, ids, trained, counts, max_length)
         else:
-            found.losses.cut += int(trained[:max_length].any() and trained[max_length:].any())
-            found.losses.without_answer += not trained[:max_length].any()
+            found.losses.joined += is_joined
+            found.losses.cut += bool(trained[:max_length].any() and trained[max_length:].any())
+            found.losses.without_answer += len(ids) > max_length and not trained[:max_length].any()
             found.add(row, ids[:max_length], trained[:max_length], counts[:max_length])
     if not found.examples:
         raise BadInput.at("data", f"no example is left to learn from. {' '.join(found.losses.notes(max_length))}")
@@ -188,14 +150,17 @@ def _split(found: _Collected, row: int, ids: Any, trained: Any, counts: Any, max
         start += max_length - 1
 
 
-def _tokens(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Ids; which are trained (never the first: nothing predicts it); the UTF-8 bytes that each stands for."""
-    coded = tokenizer(marked.text, add_special_tokens=not marked.is_rendered, return_offsets_mapping=True, verbose=False)
+def _tokens(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], bool]:
+    """Ids; which are trained (never the first: nothing predicts it); the UTF-8 bytes that each stands for; whether a token
+    reaches from what is not learnt into what is."""
+    adds = adds_special_tokens(tokenizer, marked.text, is_rendered=marked.is_rendered)
+    coded = tokenizer(marked.text, add_special_tokens=adds, return_offsets_mapping=True, verbose=False)
     ids, offsets = list(coded["input_ids"]), np.asarray(coded["offset_mapping"], np.int64).reshape(-1, 2)
     starts, ends = offsets[:, 0], offsets[:, 1]
     trained = np.zeros(len(ids), np.bool_)
     for start, end in marked.spans:
         trained |= (starts >= start) & (starts < end) & (ends > starts)
+    is_joined = any(bool(((starts < start) & (ends > start)).any()) for start, _ in marked.spans)
     counts = _bytes_per_token(marked.text, ends)
     if not marked.is_rendered and tokenizer.eos_token_id is not None:
         if not ids or ids[-1] != tokenizer.eos_token_id:
@@ -204,7 +169,7 @@ def _tokens(marked: MarkedText, tokenizer: PreTrainedTokenizerBase) -> tuple[NDA
             trained[-1] = True
     if len(trained):
         trained[0] = False
-    return np.asarray(ids, np.int64), trained, counts
+    return np.asarray(ids, np.int64), trained, counts, is_joined
 
 
 def _bytes_per_token(text: str, ends: NDArray[np.int64]) -> NDArray[np.int64]:

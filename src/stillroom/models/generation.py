@@ -6,7 +6,7 @@ The checkpoint's own generation settings (repetition penalties, nucleus sampling
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +34,7 @@ def continuations(
     *,
     max_new_tokens: int,
     vocabulary_size: int,
-    end_id: int | None = None,
+    end_ids: Collection[int] = (),
     seed: int | None = None,
     batch_size: int = 16,
     place: str = "model",
@@ -48,7 +48,7 @@ def continuations(
     Args:
         prompts: token ids, at least one each.
         vocabulary_size: ids from there on are padding, and never written.
-        end_id: the token that ends a text; None: none does.
+        end_ids: the tokens that end a text, each by itself.
         seed: of the sampling; None: greedy, the likeliest token each time.
 
     Raises:
@@ -67,7 +67,7 @@ def continuations(
     for batch in by_length([len(prompt) for prompt in prompts], batch_size):
         chances = None if seed is None else np.array([np.random.default_rng([seed, n]).random(max_new_tokens) for n in batch.tolist()])
         with answering(model):
-            texts = _write(model, head, [prompts[n] for n in batch], chances, max_new_tokens, end_id, batch, place)
+            texts = _write(model, head, [prompts[n] for n in batch], chances, max_new_tokens, np.array([*end_ids], np.int64), batch, place)
         for number, text in zip(batch.tolist(), texts, strict=True):
             found[number] = text
         done += len(batch)
@@ -82,7 +82,7 @@ def _write(
     prompts: Sequence[NDArray[np.int64]],
     chances: NDArray[np.float64] | None,
     max_new_tokens: int,
-    end_id: int | None,
+    end_ids: NDArray[np.int64],
     numbers: NDArray[np.intp],
     place: str,
 ) -> list[NDArray[np.int64]]:
@@ -99,12 +99,12 @@ def _write(
             raise StageFailed(f"{place}: prompt {numbers[bad]}, new token {step}: NaN or infinite logits. Did its training diverge?")
         chosen = _choose(logits, None if chances is None else chances[:, step])
         written.append(chosen.cpu().numpy())
-        ended |= written[-1] == (-1 if end_id is None else end_id)
+        ended |= np.isin(written[-1], end_ids)
         if ended.all():
             break
         ids, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-    return [_until_end(row, end_id) for row in np.stack(written, axis=1)] if written else [np.zeros(0, np.int64)] * len(prompts)
+    return [_until_end(row, end_ids) for row in np.stack(written, axis=1)] if written else [np.zeros(0, np.int64)] * len(prompts)
 
 
 def _choose(logits: Tensor, chances: NDArray[np.float64] | None) -> Tensor:
@@ -129,6 +129,6 @@ def _padded_left(prompts: Sequence[NDArray[np.int64]], device: torch.device) -> 
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def _until_end(row: NDArray[np.int64], end_id: int | None) -> NDArray[np.int64]:
-    ends = np.flatnonzero(row == end_id).tolist() if end_id is not None else []
+def _until_end(row: NDArray[np.int64], end_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    ends = np.flatnonzero(np.isin(row, end_ids)).tolist()
     return row[: ends[0]] if ends else row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from stillroom.models.generation import continuations
 from stillroom.models.language_scores import score
 from stillroom.models.manifest import read_manifest, write_manifest
 from stillroom.models.pretrained import parameters_fingerprint, tokenizer_fingerprint
+from stillroom.models.special_tokens import adds_special_tokens
 from stillroom.models.token_batches import context_length
 
 if TYPE_CHECKING:
@@ -65,22 +66,40 @@ class LanguagePredictor:
         found = score(self.model, sequences, vocabulary_size=self.vocabulary_size, batch_tokens=self.batch_tokens)
         return found.nll / np.maximum(found.num_tokens, 1)
 
-    def ids(self, text: str) -> NDArray[np.int64]:
-        """The token ids of a text, cut to `max_length`."""
-        coded = self.tokenizer(text, truncation=self.max_length is not None, max_length=self.max_length)
+    def ids(self, text: str, *, is_rendered: bool = False) -> NDArray[np.int64]:
+        """The token ids of a text, cut to `max_length`; `is_rendered`: a chat template wrote it, special tokens included."""
+        adds = adds_special_tokens(self.tokenizer, text, is_rendered=is_rendered)
+        coded = self.tokenizer(text, add_special_tokens=adds, truncation=self.max_length is not None, max_length=self.max_length)
         return np.asarray(coded["input_ids"], np.int64)
 
-    def continuations(self, prompts: Sequence[str], *, max_new_tokens: int, seed: int | None = None) -> list[str]:
+    def prompt_ids(self, text: str, *, is_rendered: bool = False) -> NDArray[np.int64]:
+        """The token ids of a text that is to be gone on with: as `ids`, whole, and without an end-of-sequence token behind it."""
+        adds = adds_special_tokens(self.tokenizer, text, is_rendered=is_rendered)
+        ids = np.asarray(self.tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"], np.int64)
+        return ids[:-1] if len(ids) > 1 and adds and ids[-1] == self.tokenizer.eos_token_id else ids
+
+    def continuations(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        seed: int | None = None,
+        is_rendered: bool = False,
+        end_ids: Collection[int] = (),
+    ) -> list[str]:
         """What the model writes after each prompt: greedy, or sampled from a seed.
+
+        Args:
+            is_rendered: a chat template wrote the prompts, special tokens included.
+            end_ids: tokens that end a text besides the tokenizer's end-of-sequence token: a chat template's end of a turn.
 
         Raises:
             BadInput, StageFailed: as `models.generation.continuations`.
         """
-        coded = [np.asarray(self.tokenizer(prompt)["input_ids"], np.int64) for prompt in prompts]
-        end_id = self.tokenizer.eos_token_id
-        coded = [ids[:-1] if len(ids) > 1 and ids[-1] == end_id else ids for ids in coded]  # the prompt is to be gone on with
+        coded = [self.prompt_ids(prompt, is_rendered=is_rendered) for prompt in prompts]
+        ends = {*end_ids} | {end for end in (self.tokenizer.eos_token_id,) if end is not None}
         found = continuations(
-            self.model, coded, max_new_tokens=max_new_tokens, vocabulary_size=self.vocabulary_size, end_id=end_id, seed=seed
+            self.model, coded, max_new_tokens=max_new_tokens, vocabulary_size=self.vocabulary_size, end_ids=ends, seed=seed
         )
         return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stillroom.core.errors import BadInput, Problem, collecting, for_each
+from stillroom.core.errors import BadInput, Problem, collecting, for_each, needs_extra
 from stillroom.core.provenance import Provenance
 from stillroom.data.sources import FORMATS, TEXT_FORMATS, check_files
 from stillroom.lineage.policy import (
@@ -19,7 +19,7 @@ from stillroom.lineage.policy import (
     student_provenance,
 )
 from stillroom.models.locate import locate_model
-from stillroom.spec.data import FileSourceSpec
+from stillroom.spec.data import FileSourceSpec, HubSourceSpec, SklearnSourceSpec, SourceSpec
 from stillroom.spec.job import Job
 from stillroom.spec.teacher import AnyTeacherSpec, EnsembleTeacherSpec, EstimatorTeacherSpec, HuggingFaceTeacherSpec
 
@@ -70,16 +70,33 @@ def check_terms(job: Job, *, teacher: str = "", data: str = "", student: str = "
     """
     spec = job.policy.waiver
     waiver = None if spec is None else Waiver(spec.reason, spec.signed_by, spec.date)
-    source = job.data.source
-    if isinstance(source, FileSourceSpec):
-        name, licence = Path(source.train).name, job.data.licence
-    else:
-        name, licence = f"scikit-learn {source.name}", job.data.licence or BUNDLED_LICENCE
-    rows = check_data_licence(name=name, kind=source.kind, fingerprint=data, licence=licence, waiver=waiver)
+    name, licence = _data_terms(job.data.source)
+    rows = check_data_licence(name=name, kind=job.data.source.kind, fingerprint=data, licence=job.data.licence or licence, waiver=waiver)
     lines = _teacher_terms(job.teacher, "teacher", rows, waiver)
     lines[-1] = replace(lines[-1], fingerprint=teacher)
     taught = student_provenance(name=f"{job.name or 'job'} student", kind=job.student.kind, fingerprint=student, sources=[lines[-1], rows])
     return Terms(tuple(lines), rows, taught, waiver)
+
+
+def _data_terms(source: SourceSpec) -> tuple[str, str | None]:
+    """What the examples are called, and the licence that comes with them."""
+    if isinstance(source, FileSourceSpec):
+        return Path(source.train).name, None
+    if isinstance(source, HubSourceSpec):
+        folder = Path(source.id)
+        name = folder.name if folder.is_absolute() else source.id
+        return f"{name} ({source.subset})" if source.subset else name, _licence_of_card(_data_card(source))
+    return f"scikit-learn {source.name}", BUNDLED_LICENCE
+
+
+def _data_card(source: HubSourceSpec) -> Path | None:
+    """Of a folder, or of what the hub has sent already: nothing is fetched to look at terms."""
+    if Path(source.id).is_absolute():
+        return Path(source.id) / "README.md"
+    with needs_extra("llm", "data.source.kind: hub"):
+        from huggingface_hub import try_to_load_from_cache
+    found = try_to_load_from_cache(source.id, "README.md", repo_type="dataset", revision=source.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: Waiver | None) -> list[Provenance]:
@@ -128,25 +145,29 @@ def _licence_of_folder(spec: AnyTeacherSpec, place: str) -> str | None:
     """The licence in the model card beside local weights, where there is one."""
     if not isinstance(spec, HuggingFaceTeacherSpec):
         return None
-    card = Path(locate_model(spec.model, f"{place}.model")) / "README.md"
+    return _licence_of_card(Path(locate_model(spec.model, f"{place}.model")) / "README.md")
+
+
+def _licence_of_card(card: Path | None) -> str | None:
     # errors="replace": one odd byte in somebody's prose does not make the licence above it unreadable.
-    return licence_from_model_card(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+    return None if card is None or not card.is_file() else licence_from_model_card(card.read_text(encoding="utf-8", errors="replace"))
 
 
 def _file_problems(job: Job) -> list[Problem]:
     source = job.data.source
-    if not isinstance(source, FileSourceSpec):
+    if isinstance(source, SklearnSourceSpec):
         return []
-    named = {f"source.{key}": getattr(source, key) for key in ("train", "test", "unlabeled")}
+    named = {f"source.{key}": getattr(source, key, None) for key in ("train", "test", "unlabeled")}
     named |= {f"other_domains.{name}": path for name, path in job.data.other_domains.items()}
     formats = (*FORMATS, *TEXT_FORMATS) if job.task == "language-model" else FORMATS
     return check_files({f"data.{key}": Path(path) for key, path in named.items() if path is not None}, formats)
 
 
 def _model_problems(job: Job) -> Iterator[Problem]:
-    """Folders of models that are named as such; a hub id is the hub's to know."""
-    for place, section in (("teacher.model", job.teacher), ("student.model", job.student)):
-        name = getattr(section, "model", None)
+    """Folders of models and data sets that are named as such; a hub id is the hub's to know."""
+    named = (("teacher.model", job.teacher, "model"), ("student.model", job.student, "model"), ("data.source.id", job.data.source, "id"))
+    for place, section, key in named:
+        name = getattr(section, key, None)
         if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
             yield Problem(place, f"no such folder: {name}. Correct the path, or the environment variable it is made of.")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stillroom.spec.base import ColumnNames, FilePath, Fraction, Names, Spec, described
+from stillroom.spec.base import ColumnNames, FilePath, Fraction, ModelName, Names, Spec, described
 
 
 class SklearnSourceSpec(Spec):
@@ -29,8 +29,19 @@ class FileSourceSpec(Spec):
     )
 
 
-BUILTIN_SOURCES = ("sklearn", "file")
-SourceSpec = Annotated[SklearnSourceSpec | FileSourceSpec, Field(discriminator="kind")]
+class HubSourceSpec(Spec):
+    """A data set of the Hugging Face hub, or a folder laid out like one, for a language model; read by the library `datasets`."""
+
+    kind: Literal["hub"] = "hub"
+    id: ModelName = described("A hub id, owner/name, or a folder: a path that begins with `/`, `./`, `../`, `~` or a variable.")
+    subset: str | None = described("Which configuration of the data set; absent: its default one.", default=None)
+    split: str = described("The examples, as `datasets.load_dataset` names them: train, train[:1000], ...", default="train")
+    test_split: str | None = described("The held-out examples; absent: a share of `split`, see data.split.", default=None)
+    revision: str | None = described("A branch, tag or commit on the hub; absent: its main branch.", default=None)
+
+
+BUILTIN_SOURCES = ("sklearn", "file", "hub")
+SourceSpec = Annotated[SklearnSourceSpec | FileSourceSpec | HubSourceSpec, Field(discriminator="kind")]
 
 
 class SplitSpec(Spec):

@@ -45,9 +45,9 @@ def language_problems(job: Job) -> Iterator[Problem]:
 
 def _data_problems(job: Job) -> Iterator[Problem]:
     data = job.data
-    if data.source.kind != "file":
-        yield Problem("data.source.kind", f"= {data.source.kind!r} has no texts; use file.")
-    elif data.source.unlabeled is not None:
+    if data.source.kind == "sklearn":
+        yield Problem("data.source.kind", "= 'sklearn' has no texts; use file or hub.")
+    elif data.source.kind == "file" and data.source.unlabeled is not None:
         yield Problem("data.source.unlabeled", "has no use with task: language-model; every text is its own label.")
     shapes = [name for name in ("text", "prompt", "messages") if getattr(data, name) is not None]
     plain = data.source.kind == "file" and data.source.train.lower().endswith((".txt", ".txt.gz"))
@@ -61,7 +61,9 @@ def _data_problems(job: Job) -> Iterator[Problem]:
         if getattr(data, name):
             yield Problem(f"data.{name}", "has no use with task: language-model; remove it.")
     if data.split.kind != "random":
-        yield Problem("data.split.kind", f"= {data.split.kind!r}: documents are split at random; or give data.source.test.")
+        yield Problem(
+            "data.split.kind", f"= {data.split.kind!r}: documents are split at random; or give the test documents in data.source."
+        )
 
 
 def only_for_language_models(job: Job) -> Iterator[Problem]:
@@ -76,6 +78,8 @@ def only_for_language_models(job: Job) -> Iterator[Problem]:
         "training.packing": job.training.packing,
     }
     yield from (Problem(place, here) for place, given in named.items() if given)
+    if job.data.source.kind == "hub":
+        yield Problem("data.source.kind", "= 'hub' goes with task: language-model; save its rows as .parquet, and use file.")
     if isinstance(getattr(student, "layers", None), int):
         yield Problem("student.layers", "as a number goes with task: language-model; list the layers, from 0.")
     for name in ("temperature", "hard_label_weight"):

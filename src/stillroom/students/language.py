@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ def _with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Any:
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM", r=spec.r, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules="all-linear"
     )
-    with quiet(), seeded(seed):
+    with quiet(), seeded(seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what peft sets by itself for GPT-2's layers, and an old name by which it asks transformers
         return peft.get_peft_model(model, settings)
 
 

@@ -48,11 +48,18 @@ class _Heard:
 
 @dataclass(frozen=True)
 class _Prompts:
-    """Beginnings of test documents, and the answers where the data has them."""
+    """Beginnings of test documents, and the answers where the data has them; `end_ids`: the tokens that end a turn in a chat."""
 
     texts: list[str]
     answers: list[str] | None
     max_new_tokens: int
+    is_rendered: bool
+    end_ids: frozenset[int]
+
+    def continued(self, model: LanguagePredictor, *, seed: int | None = None) -> list[str]:
+        return model.continuations(
+            self.texts, max_new_tokens=self.max_new_tokens, seed=seed, is_rendered=self.is_rendered, end_ids=self.end_ids
+        )
 
 
 def _measure(work: LanguageWork, taught: Taught) -> tuple[Evidence, Details]:
@@ -87,10 +94,9 @@ def _hear(work: LanguageWork, taught: Taught, teacher: LanguagePredictor, prompt
             heard.scores[domain].setdefault(arm, []).append(found)
             arrays |= {f"{arm}-{i}{'@' + domain if domain else ''}.{name}": values for name, values in found.to_arrays().items()}
         if prompts.texts:
-            length = prompts.max_new_tokens
-            heard.sampled.setdefault(arm, []).append(model.continuations(prompts.texts, max_new_tokens=length, seed=work.job.seed))
+            heard.sampled.setdefault(arm, []).append(prompts.continued(model, seed=work.job.seed))
             if prompts.answers is not None:
-                heard.greedy.setdefault(arm, []).append(model.continuations(prompts.texts, max_new_tokens=length))
+                heard.greedy.setdefault(arm, []).append(prompts.continued(model))
         told(number + 1, len(models))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
@@ -104,19 +110,41 @@ def _models(work: LanguageWork) -> Iterator[tuple[str, int, Path]]:
 
 
 def _prompts(work: LanguageWork, teacher: LanguagePredictor) -> _Prompts:
-    """Test documents drawn with the job's seed; those whose prompt leaves no room for an answer are passed over."""
-    settings, texts = work.job.evaluation, work.corpus.test_texts
-    order = np.random.default_rng(work.job.seed).permutation(len(texts))
+    """Test documents drawn with the job's seed, those with an answer where there are any; those whose prompt leaves no room
+    for the new tokens are passed over."""
+    settings, texts, is_rendered = work.job.evaluation, work.corpus.test_texts, work.corpus.is_rendered
+    order = [texts[row] for row in np.random.default_rng(work.job.seed).permutation(len(texts))]
+    with_answers = [(prompt, answer) for prompt, answer in order if prompt and answer]
+    candidates = with_answers or [(_beginning(teacher, text), "") for text, _ in order if text]
     context = context_length(teacher.model)
-    room = None if context is None else context - settings.new_tokens
     chosen: list[tuple[str, str]] = []
-    for prompt, answer in (texts[row] for row in order):
-        ids = teacher.ids(prompt)
-        begun = prompt if answer else str(teacher.tokenizer.decode(ids[: min(_PROMPT_TOKENS, len(ids) // 2)], skip_special_tokens=True))
-        if begun and (room is None or len(teacher.ids(begun)) <= room) and len(chosen) < settings.prompts:
-            chosen.append((begun, answer))
-    have_answers = bool(chosen) and all(answer for _, answer in chosen)
-    return _Prompts([prompt for prompt, _ in chosen], [answer for _, answer in chosen] if have_answers else None, settings.new_tokens)
+    num_passed_over = 0
+    for prompt, answer in candidates:
+        if len(chosen) == settings.prompts:
+            break
+        fits = context is None or len(teacher.prompt_ids(prompt, is_rendered=is_rendered)) + settings.new_tokens <= context
+        if prompt and fits:
+            chosen.append((prompt, answer))
+        num_passed_over += not fits
+    if num_passed_over:
+        room = f"leave no room for {settings.new_tokens} new tokens (evaluation.new_tokens) in the teacher's context of {context}"
+        work.listener.say(f"{num_passed_over} test prompts {room}; others are continued in their place.")
+    answers = [_answer(teacher, answer) for _, answer in chosen]
+    ends = frozenset(end for _, end in answers if end is not None)
+    written = [text for text, _ in answers] if with_answers else None
+    return _Prompts([prompt for prompt, _ in chosen], written, settings.new_tokens, is_rendered, ends)
+
+
+def _beginning(teacher: LanguagePredictor, text: str) -> str:
+    ids = teacher.ids(text)
+    return str(teacher.tokenizer.decode(ids[: min(_PROMPT_TOKENS, len(ids) // 2)], skip_special_tokens=True))
+
+
+def _answer(teacher: LanguagePredictor, answer: str) -> tuple[str, int | None]:
+    """An answer as an arm that writes it is read, and the special token that ends it in the text, where one does."""
+    ids = teacher.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
+    last = teacher.tokenizer.added_tokens_decoder.get(ids[-1]) if ids else None
+    return str(teacher.tokenizer.decode(ids, skip_special_tokens=True)), ids[-1] if last is not None and last.special else None
 
 
 def _costs(work: LanguageWork, teacher: LanguagePredictor, prompts: _Prompts) -> list[Measure]:
@@ -124,7 +152,7 @@ def _costs(work: LanguageWork, teacher: LanguagePredictor, prompts: _Prompts) ->
     folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
     texts = ["".join(halves) for halves in work.corpus.test_texts[:_COST_TEXTS]]
     begun = prompts.texts or [text for text in texts if text][:1]
-    ids = [teacher.ids(text)[:_PROMPT_TOKENS] for text in begun]
+    ids = [teacher.prompt_ids(text, is_rendered=prompts.is_rendered)[:_PROMPT_TOKENS] for text in begun]
     work.listener.say("measuring time to first token, tokens a second, memory and size")
     return measure_language_cost(
         folders, ids, texts, calls=settings.latency_calls, seed=work.job.seed, new_tokens=settings.new_tokens,
