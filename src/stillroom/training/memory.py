@@ -4,7 +4,7 @@ The estimate was within 0.90 and 1.22 of the measured peak (resident memory abov
 thread) on seven Llama-style students: H 128 to 512, V 512 to 32000, rows of 32 to 1024 tokens, with and without an online teacher and
 recomputation (tests/training/test_language_memory.py). bfloat16 under autocast keeps less than is said.
 
-Shapes: B rows of S tokens on a device, N asked positions, H channels of the hidden states, V tokens of the vocabulary, L blocks.
+Shapes: B rows of S tokens on a device, H channels of the hidden states, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ def kept_activations(model: PreTrainedModel, row_tokens: int, *, packed: bool) -
     return int((short / _PROBED_TOKENS - square * _PROBED_TOKENS) * row_tokens + square * row_tokens**2)
 
 
-def refuse_too_large_training(
-    needed: Callable[[int], TrainingMemory], rows: int, device: torch.device, *, accumulation: int, place: str = "training"
-) -> None:
+def refuse_too_large_training(needed: Callable[[int], TrainingMemory], rows: int, device: torch.device, *, accumulation: int) -> None:
     """Refuse a training that does not fit, with the figures and with what would fit.
 
     Fewer rows on the device and as many more accumulation steps would train on the same global batches. That is not done in silence:
@@ -145,16 +143,14 @@ def refuse_too_large_training(
     available, asked = available_memory(device), needed(rows)
     if available is None or asked.total <= available:
         return
-    fitting = rows // 2
-    while fitting and needed(fitting).total > available:
-        fitting //= 2
-    if fitting:
-        steps = -(-rows // fitting) * accumulation
-        remedy = f"Set it to {fitting} and {place}.arguments.gradient_accumulation_steps to {steps}: as many rows a step; or free memory."
+    fitting = next((fewer for fewer in range(rows - 1, 0, -1) if rows % fewer == 0 and needed(fewer).total <= available), None)
+    if fitting is not None:
+        steps = rows // fitting * accumulation
+        remedy = f"Set it to {fitting} and training.arguments.gradient_accumulation_steps to {steps}: as many rows a step; or free memory."
     else:
-        remedy = f"Free memory, lower {place}.max_length, set {place}.arguments.{RECOMPUTE} to true, or take a smaller student."
+        remedy = f"Free memory, lower training.max_length, set training.arguments.{RECOMPUTE} to true, or take a smaller student."
     what = f"= {rows} needs {gib(asked.total)} beside the loaded models ({asked}); {gib(available)} are available."
-    raise StageFailed(f"{place}.per_device_train_batch_size: {what} {remedy}")
+    raise StageFailed(f"training.per_device_train_batch_size: {what} {remedy}")
 
 
 def _kept_of_row(model: PreTrainedModel, tokens: int, *, packed: bool) -> int:
