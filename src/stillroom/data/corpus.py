@@ -50,7 +50,7 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     others = {place.rpartition(".")[2]: _drawn(texts, spec.other_documents, seed) for place, texts in documents.items()}
     for part, texts in {**parts, **others}.items():
         if texts:
-            tokenised[part], losses = tokenise(texts, tokenizer, max_length=max_length)
+            tokenised[part], losses = tokenise(texts, tokenizer, max_length=max_length, place=f"data ({part} documents)")
             notes += [f"{part}: {note}" for note in losses.notes(max_length)]
     if shared:
         notes.append(f"Test documents that are training documents too: {len(shared)}; what is measured may flatter every arm.")

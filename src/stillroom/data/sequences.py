@@ -90,7 +90,9 @@ class Losses:
             yield f"Examples {what}: {self.joined}; end prompts, and begin answers, with whole words."
 
 
-def tokenise(texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> tuple[Sequences, Losses]:
+def tokenise(
+    texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase, *, max_length: int, place: str = "data"
+) -> tuple[Sequences, Losses]:
     """Token sequences of at most `max_length`.
 
     A plain text that is longer becomes several sequences, so that all of it is learnt. An example with a prompt is cut at
@@ -117,7 +119,8 @@ def tokenise(texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase, *,
             found.losses.without_answer += len(ids) > max_length and not trained[:max_length].any()
             found.add(row, ids[:max_length], trained[:max_length], counts[:max_length])
     if not found.examples:
-        raise BadInput.at("data", f"no example is left to learn from. {' '.join(found.losses.notes(max_length))}")
+        reasons = " ".join(found.losses.notes(max_length))
+        raise BadInput.at(place, f"no example is left to learn from. {reasons} Give other documents, or a larger training.max_length.")
     return found.sequences(), found.losses
 
 

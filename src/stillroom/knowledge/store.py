@@ -133,7 +133,8 @@ class KnowledgeStore:
             return [json.loads(text) for text in texts]
 
     def put_context(self, context: str, rows: Sequence[str]) -> None:
-        """Record the keys of the rows that a teacher was fitted on, durably. Call it before its answers are put."""
+        """Record durably what a fingerprint in the facts stands for: the keys of the rows that a teacher was fitted on, or words. Call it
+        before the answers are put."""
         with self._exclusive():
             self._refresh(look_far=False)
             if not self._catalogue.has_context(context) and all(context not in journal.contexts for journal in self._journals.values()):

@@ -6,7 +6,7 @@ accumulation or resuming cannot give a position another one's distribution: what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ _WORDS = {
     "temperature": "the temperature",
     "seed": "the seed",
 }
+_NAMED = ("teacher", "tokenizer", "template")
+"""Facts that are fingerprints."""
+_SHOWN = 100
+"""Characters of a text in a message."""
 
 
 @dataclass(frozen=True)
@@ -138,17 +142,54 @@ class TokenKnowledge(Sequence[dict[str, NDArray[Any]]]):
         return answers
 
 
-def _missing_words(store: KnowledgeStore, question: TokenQuestion, missing: list[int], total: int) -> str:
-    """Why so many examples have no answer, as far as the store shows it."""
-    what = f"{store.location}: {len(missing)} of {total} examples have no stored answer, example {missing[0]} the first."
+def put_words(store: KnowledgeStore, words: Mapping[str, str]) -> None:
+    """Record what fingerprints of a question stand for: a teacher's name, a template's text. `nearest_question` shows them to a person."""
+    for name, text in words.items():
+        store.put_context(name, [text])
+
+
+def nearest_question(store: KnowledgeStore, question: TokenQuestion) -> str | None:
+    """In what the question differs from the nearest one that the store answers, both values in words: "" where in nothing, None
+    where it holds no next-token distribution."""
     wanted = question.facts("")
     found = [facts for facts in store.questions() if facts.get("question") == QUESTION]
     differences = [[name for name in _WORDS if facts.get(name) != wanted[name]] for facts in found]
     if not found:
+        return None
+    nearest = min(range(len(found)), key=lambda i: len(differences[i]))
+    pairs = [(name, *_in_words(store, name, found[nearest][name], wanted[name])) for name in differences[nearest]]
+    return "; ".join(f"{_WORDS[name]} is {there} there, {here} here" for name, there, here in pairs)
+
+
+def _in_words(store: KnowledgeStore, name: str, there: Any, here: Any) -> tuple[str, str]:
+    """Two values of a fact, for a person: of a fingerprint also its words where they are known, long ones from before they differ."""
+    if name not in _NAMED:
+        return repr(there), repr(here)
+    texts = _words_of(store, there), _words_of(store, here)
+    differ = next((i for i, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), 0)
+    start = max(differ - _SHOWN // 4, 0) if max(map(len, texts)) > _SHOWN else 0
+
+    def shown(text: str, value: str) -> str:
+        part = repr(("..." if start else "") + text[start : start + _SHOWN] + ("..." if len(text) > start + _SHOWN else ""))
+        return (f"{part} ({value})" if text else repr(value)) if value else "none"
+
+    return shown(texts[0], there), shown(texts[1], here)
+
+
+def _words_of(store: KnowledgeStore, value: str) -> str:
+    try:
+        return store.context(value)[0]
+    except KeyError:
+        return ""  # of another version, or never described
+
+
+def _missing_words(store: KnowledgeStore, question: TokenQuestion, missing: list[int], total: int) -> str:
+    """Why so many examples have no answer, as far as the store shows it."""
+    what = f"{store.location}: {len(missing)} of {total} examples have no stored answer, example {missing[0]} the first."
+    difference = nearest_question(store, question)
+    if difference is None:
         return f"{what} The store holds no next-token distribution. Run 'stillroom label' first."
-    if any(not names for names in differences):
+    if not difference:
         reason = "their token ids or trained positions are others than those that were labelled (other data, packing, length or masks)"
         return f"{what} It does answer this question for other examples: {reason}. Run 'stillroom label' again; what is stored is kept."
-    nearest = min(range(len(found)), key=lambda i: len(differences[i]))
-    words = "; ".join(f"{_WORDS[name]} is {found[nearest][name]!r} there, {wanted[name]!r} here" for name in differences[nearest])
-    return f"{what} The nearest question that it answers is another: {words}. Change that back, or run 'stillroom label' again."
+    return f"{what} The nearest question that it answers is another: {difference}. Change that back, or run 'stillroom label' again."

@@ -148,13 +148,22 @@ def shared_vocabulary(
         BadInput: the tokenizers differ; names the first ids that disagree.
     """
     usable = [usable_vocabulary(model, tokenizer, place=side) for side, (model, tokenizer) in (("teacher", teacher), (place, student))]
-    p, q = ({i: token for token, i in tokenizer.get_vocab().items()} for _, tokenizer in (teacher, student))
-    differ = [i for i in range(max(usable)) if p.get(i) != q.get(i)]
+    refuse_other_tokenizer(teacher[1], student[1], place=place)
+    return min(usable)
+
+
+def refuse_other_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, *, place: str = "student") -> None:
+    """Refuse a student that calls a token by another id than its teacher.
+
+    Raises:
+        BadInput: names the first ids that disagree.
+    """
+    p, q = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in (teacher, student))
+    differ = [i for i in sorted(p.keys() | q.keys()) if p.get(i) != q.get(i)]
     if differ:
         examples = "; ".join(f"id {i} is {p.get(i)!r} for the teacher and {q.get(i)!r} for the student" for i in differ[:3])
         remedy = "Use a student with the teacher's tokenizer (cut it out of the teacher), or learn from the teacher's texts instead."
         raise BadInput.at(place, f"has another tokenizer than the teacher: {len(differ)} ids differ: {examples}. {remedy}")
-    return min(usable)
 
 
 def size_note(teacher: PreTrainedModel, student: PreTrainedModel) -> str | None:

@@ -164,7 +164,7 @@ def _answers(
     with answering(teacher.model):
         states = token_batches.asked_states(teacher.model, examples)
         for rows, logits in token_batches.logits_in_chunks(head, states):
-            _refuse_not_finite(logits, rows.start, examples, names, teacher.place)
+            _refuse_not_finite(logits, rows.start, examples, names, teacher)
             if scheme.kind == "hidden":
                 entropy.append(entropies(logits, temperature=temperature))
             else:
@@ -177,10 +177,13 @@ def _answers(
     return [answers.rows(int(start), int(stop)) for start, stop in pairwise(ends)]
 
 
-def _refuse_not_finite(logits: Tensor, start: int, examples: Sequence[TokenExample], names: Sequence[str], place: str) -> None:
+def _refuse_not_finite(logits: Tensor, start: int, examples: Sequence[TokenExample], names: Sequence[str], teacher: CausalTeacher) -> None:
     row = token_batches.first_not_finite(logits)
     if row is not None:
         number, position = token_batches.owner(examples, start + row)
+        ids = examples[number].token_ids
+        begins, there = (teacher.tokenizer.decode(part) for part in (ids[:8], ids[max(position - 7, 0) : position + 1]))
         reason = "its logits are NaN or infinite; nothing of this batch is stored."
+        text = f"The example begins with {begins!r}; the text up to there ends in {there!r}."
         remedy = "Is its checkpoint damaged, or its dtype too narrow (float16)?"
-        raise StageFailed(f"{place}: {names[number]}, position {position}: {reason} {remedy}")
+        raise StageFailed(f"{teacher.place}: {names[number]}, position {position}: {reason} {text} {remedy}")

@@ -22,6 +22,7 @@ from stillroom.models.pretrained import answering, parameters_fingerprint
 from stillroom.training.arguments import training_arguments
 from stillroom.training.language_rows import FilledBatches, PackedRows, TokenRows
 from stillroom.training.language_teachers import OnlineTeacher, TokenTeacher, head_for_loss
+from stillroom.training.memory import TeacherMemory, kept_activations, refuse_too_large_training, training_memory
 from stillroom.training.trainer import GlobalMeanTrainer, run_training
 
 with needs_extra("torch", "training a language model"):
@@ -30,7 +31,7 @@ with needs_extra("torch", "training a language model"):
     from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
     from stillroom.core.protocols import Progress
     from stillroom.core.records import CurvePoint
@@ -105,7 +106,8 @@ def train_language_model(
 
     Raises:
         BadInput: the settings, examples that do not fit, a vocabulary of another size, or knowledge of other examples.
-        StageFailed: the loss is no longer finite, a checkpoint cannot be written, or an answer cannot be read.
+        StageFailed: the loss or the teacher is no longer finite, a checkpoint cannot be written, an answer cannot be read, or there
+            is too little memory: said before the first step, with the figures.
     """
     packing = bool(settings["packing"])
     if teacher is None or not objective.looks_at_teacher():
@@ -129,6 +131,7 @@ def train_language_model(
     padding = tokenizer.pad_token_id or 0
     read = None if teacher is None else partial(teacher.read, vocabulary_size=vocabulary_size)
     train_set = TokenRows(sequences.examples, packed=packing, padding=padding, read=read)
+    _check_memory(student, teacher, train_set, arguments, vocabulary_size, max_length=settings["max_length"])
     validation_set = None if validation is None else TokenRows(validation.examples, padding=padding)
     data = [[example.fingerprint for example in part.examples] for part in (sequences, validation) if part is not None]
     code = [torch.__version__, transformers.__version__]
@@ -288,6 +291,29 @@ def _check_examples(student: nn.Module, sequences: Sequences, max_length: int, v
         problems.append(Problem(place, f"example {endless[0]} asks what follows its last token, which nobody knows; do not ask there."))
     if problems:
         raise BadInput(problems)
+
+
+def _check_memory(
+    student: nn.Module,
+    teacher: TokenTeacher | None,
+    rows: TokenRows,
+    arguments: TrainingArguments,
+    vocabulary_size: int,
+    *,
+    max_length: int,
+) -> None:
+    """Refuse a training whose largest batch does not fit into memory."""
+    if arguments.fsdp:
+        return  # what each process holds is FSDP's to say
+    inner, row_tokens = _inner(student), max_length if rows.packed else max(rows.lengths)
+    needed = partial(
+        training_memory, student, inner, row_tokens=row_tokens, kept_of_row=kept_activations(inner, row_tokens, packed=rows.packed),
+        vocabulary_size=vocabulary_size, arguments=arguments, teacher=TeacherMemory() if teacher is None else teacher.memory,
+    )  # fmt: skip
+    size = min(arguments.per_device_train_batch_size, len(rows))
+    refuse_too_large_training(
+        lambda num_rows: needed(rows=num_rows), size, inner.device, accumulation=arguments.gradient_accumulation_steps
+    )
 
 
 def _check_packing(model: PreTrainedModel, who: str) -> None:

@@ -17,7 +17,9 @@ from stillroom.core.token_records import HiddenAnswers, SparseRows, TokenAnswers
 from stillroom.losses.head import Head
 from stillroom.losses.teacher import DenseTeacher, SparseTeacher, Teacher
 from stillroom.models.causal import head_of, hidden_states
+from stillroom.models.memory import bytes_per_token
 from stillroom.models.pretrained import parameters_fingerprint
+from stillroom.training.memory import TeacherMemory
 
 with needs_extra("torch", "training a language model"):
     import torch
@@ -37,6 +39,11 @@ class TokenTeacher(Protocol):
     @property
     def fingerprint(self) -> str:
         """Of everything that shapes its answers."""
+        ...
+
+    @property
+    def memory(self) -> TeacherMemory:
+        """What it takes beside its weights."""
         ...
 
     def check(self, examples: Sequence[TokenExample], temperatures: tuple[float, float]) -> None:
@@ -71,6 +78,12 @@ class OfflineTeacher:
     fingerprint: str
     temperature: float = 1.0
     head: Head | None = None
+
+    @property
+    def memory(self) -> TeacherMemory:
+        if self.scheme.kind == "hidden":
+            return TeacherMemory(bytes_per_position=2 * 4 * (self.head.width if self.head else 0), is_dense=True)
+        return TeacherMemory(bytes_per_position=2 * (8 + 4) * (self.scheme.number + 1))  # ids and probabilities, as they are joined
 
     def check(self, examples: Sequence[TokenExample], temperatures: tuple[float, float]) -> None:
         if self.num_examples != len(examples):
@@ -131,6 +144,10 @@ class OnlineTeacher:
     def fingerprint(self) -> str:
         return parameters_fingerprint(self.model)
 
+    @property
+    def memory(self) -> TeacherMemory:
+        return TeacherMemory(bytes_per_token(self.model), 4 * head_of(self.model).weight.shape[1], is_dense=True)
+
     def check(self, examples: Sequence[TokenExample], temperatures: tuple[float, float]) -> None:
         pass
 
@@ -141,8 +158,21 @@ class OnlineTeacher:
         self.model.train(False)
         with torch.no_grad():
             head = head_for_loss(self.model, vocabulary_size)  # first: refuses a smaller vocabulary, whose tokens cannot be looked up
-            hidden = hidden_states(self.model, inputs["input_ids"], position_ids=inputs.get("position_ids"))
-            return DenseTeacher(hidden.flatten(0, 1)[inputs["places"]], head)
+            states = hidden_states(self.model, inputs["input_ids"], position_ids=inputs.get("position_ids"))
+            hidden = states.flatten(0, 1)[inputs["places"]]
+        _refuse_not_finite(hidden, inputs)
+        return DenseTeacher(hidden, head)
+
+
+def _refuse_not_finite(hidden: Tensor, inputs: Mapping[str, Tensor]) -> None:
+    """Before the student's weights are NaN too, and a learning rate gets the blame. With finite weights of the head, so are the logits."""
+    bad = (~hidden.isfinite().all(dim=-1)).nonzero()
+    if len(bad):
+        row, position = divmod(int(inputs["places"][bad[0, 0]]), inputs["input_ids"].shape[1])
+        begins = inputs["input_ids"][row, :8].tolist()
+        where = f"row {row} of a batch, which begins with the token ids {begins}, position {position}"
+        remedy = "Is its checkpoint damaged, or its dtype too narrow (float16)?"
+        raise StageFailed(f"teacher: {where}: its hidden states are NaN or infinite. {remedy}")
 
 
 def head_for_loss(model: PreTrainedModel, vocabulary_size: int) -> Head:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from stillroom.core.errors import BadInput
 from stillroom.core.files import whole_folder
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.token_records import TokenScheme
 from stillroom.knowledge.store import KnowledgeStore
-from stillroom.knowledge.token_knowledge import TokenQuestion, missing_examples, put_answers
+from stillroom.knowledge.token_knowledge import TokenQuestion, missing_examples, nearest_question, put_answers, put_words
 from stillroom.models import language as saved
 from stillroom.models.causal import load_causal, usable_vocabulary
 from stillroom.models.language import LanguagePredictor
 from stillroom.models.memory import refuse_too_large
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.language.work import LanguageWork
+from stillroom.pipeline.terms import teacher_name
 from stillroom.teachers.causal import CausalTeacher, label_tokens
 
 DEFAULT_NUMBERS = {"threshold": 64, "sampled": 50, "top-k": 50, "hidden": 16}
@@ -42,12 +46,14 @@ def label(work: LanguageWork) -> Taught:
     work.terms  # noqa: B018 - refuses before anything is spent
     inputs = work.inputs("label")
     record = work.folder.done("label", inputs, work.folder.teacher)
+    if record is not None and not _is_answered(work, record):
+        record = None
     work.listener.stage("label", resumed=record is not None)
     if record is None:
         with counted(work.folder.count("label"), inputs) as seconds:
             facts = _ask(work, _teacher(work, inputs))
             record = work.folder.finish("label", inputs, **facts, seconds=seconds())
-    question = None if work.job.labelling.tokens == "online" else _question(work, str(record["teacher"]), str(record["tokenizer"]))
+    question = None if work.job.labelling.tokens == "online" else _recorded_question(work, record)
     return Taught(question, int(record["vocabulary_size"]))
 
 
@@ -70,6 +76,8 @@ def _ask(work: LanguageWork, teacher: CausalTeacher) -> dict[str, object]:
         return facts
     question = _question(work, teacher.fingerprint, teacher.tokenizer_fingerprint)
     with open_store(work) as store:
+        put_words(store, _words(work, teacher))
+        _tell_other_question(work, store, question)
         label_tokens(
             teacher,
             sequences,
@@ -85,6 +93,41 @@ def _ask(work: LanguageWork, teacher: CausalTeacher) -> dict[str, object]:
         )
         store.seal()
     return facts
+
+
+def _is_answered(work: LanguageWork, record: dict[str, Any]) -> bool:
+    """Whether the store that the job names now still holds every answer."""
+    if work.job.labelling.tokens == "online":
+        return True
+    try:
+        with open_store(work, read_only=True) as store:
+            return not missing_examples(store, _recorded_question(work, record), work.corpus.train.examples)
+    except BadInput:
+        return False  # there is no store
+
+
+def _tell_other_question(work: LanguageWork, store: KnowledgeStore, question: TokenQuestion) -> None:
+    """Whoever names a store with answers expects not to ask again: why they are no answers to this job."""
+    examples = work.corpus.train.examples
+    if len(missing_examples(store, question, examples)) == len(examples) and (difference := nearest_question(store, question)):
+        work.listener.say(
+            f"{store.location} answers another question: {difference}. The teacher is asked for all {len(examples)} examples."
+        )
+
+
+def _words(work: LanguageWork, teacher: CausalTeacher) -> dict[str, str]:
+    """What the fingerprints of the question stand for."""
+    called, template = teacher_name(work.teacher_spec), work.tokenizer.chat_template
+    name = Path(called).name if Path(called).is_dir() else called  # a store is shared; where its folders lay is nobody's business
+    return {
+        teacher.fingerprint: f"{name}, {type(teacher.model).__name__} of {teacher.model.num_parameters():,} parameters",
+        teacher.tokenizer_fingerprint: f"that of {name}, {len(teacher.tokenizer)} tokens",
+        **({fingerprint(template): str(template)} if work.job.data.messages else {}),
+    }
+
+
+def _recorded_question(work: LanguageWork, record: dict[str, Any]) -> TokenQuestion:
+    return _question(work, str(record["teacher"]), str(record["tokenizer"]))
 
 
 def _question(work: LanguageWork, teacher: str, tokenizer: str) -> TokenQuestion:

@@ -53,8 +53,9 @@ def _train_arm(work: LanguageWork, taught: Taught, arm: str, seed: int) -> tuple
     model, notes = build_student(
         work.student_spec, teacher=source.model, tokenizer=source.tokenizer, examples=corpus.train.examples, seed=seed
     )
-    for note in notes:
-        work.listener.say(note)
+    if (arm, seed) == ("student", work.seeds[0]):  # what is said of one holds for all
+        for note in notes:
+            work.listener.say(note)
     with _teacher(work, taught, source) as teacher:
         curve = train_language_model(
             model, source.tokenizer, corpus.train, teacher=None if arm == "control" else teacher,

@@ -60,9 +60,13 @@ def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool 
     """A job at work, its documents read and tokenised.
 
     Raises:
-        BadInput: what is wrong with the documents.
+        BadInput: a student of another tokenizer, or what is wrong with the documents.
     """
     work = LanguageWork(job, folder, listener, allow_code)
+    if (student := work.student_spec.model) is not None:  # before the teacher is asked anything for it
+        from stillroom.models.causal import load_tokenizer, refuse_other_tokenizer
+
+        refuse_other_tokenizer(work.tokenizer, load_tokenizer(student, place="student.model"), place="student.model")
     _ = work.corpus
     return work
 
