@@ -81,3 +81,31 @@ def test_the_card_beside_local_weights_names_their_licence_and_need_not_be_utf_8
         check_job(job(teacher, tmp_path, **sections))
     with pytest.raises(BadInput, match=r"teacher\.model: = 'package:no_such_package_here/x': the package"):
         check_job(job(teacher | {"model": "package:no_such_package_here/x"}, tmp_path, **sections))
+
+
+def test_the_terms_of_every_other_teacher_count(tmp_path: Path) -> None:
+    """All problems at once, each at its place; what is allowed stands in the lineage, and binds the student that ships no further."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("")
+    (tmp_path / "main").mkdir()
+    main = {"kind": "huggingface", "model": str(tmp_path / "main"), "licence": "mit"}
+    data = {"source": {"kind": "file", "train": str(rows)}, "text": "x"}
+    sections = {"task": "language-model", "data": data, "student": {"kind": "huggingface"}}
+
+    def with_others(**others: dict[str, Any]) -> Job:
+        return job(main, tmp_path, **sections, other_teachers=others)
+
+    with pytest.raises(BadInput) as caught:
+        check_job(with_others(a={"model": "./none", "licence": "mit"}, b={"model": "acme/b"}, c={"model": "acme/c", "licence": "MTI"}))
+    assert [problem.place for problem in caught.value.problems] == [
+        "other_teachers.a.model",
+        "other_teachers.b.licence",
+        "other_teachers.c.licence",
+    ]
+    with pytest.raises(PolicyRefused, match=r"other_teachers\.b\.licence: teacher 'acme/b' is under"):
+        check_job(with_others(b={"model": "acme/b", "licence": "llama2"}))
+    terms = check_job(with_others(b={"model": "acme/b", "licence": "unknown"}))
+    assert [(line.role, line.output_training) for line in terms.teachers] == [("teacher", "allowed"), ("other teacher", "unknown")]
+    assert any("acme/b" in note for note in terms.notes)
+    alone = check_job(job(main, tmp_path, **sections))
+    assert terms.student == alone.student

@@ -148,13 +148,26 @@ def shared_vocabulary(
         BadInput: the tokenizers differ; names the first ids that disagree.
     """
     usable = [usable_vocabulary(model, tokenizer, place=side) for side, (model, tokenizer) in (("teacher", teacher), (place, student))]
-    p, q = ({i: token for token, i in tokenizer.get_vocab().items()} for _, tokenizer in (teacher, student))
-    differ = [i for i in range(max(usable)) if p.get(i) != q.get(i)]
-    if differ:
-        examples = "; ".join(f"id {i} is {p.get(i)!r} for the teacher and {q.get(i)!r} for the student" for i in differ[:3])
-        remedy = "Use a student with the teacher's tokenizer (cut it out of the teacher), or learn from the teacher's texts instead."
-        raise BadInput.at(place, f"has another tokenizer than the teacher: {len(differ)} ids differ: {examples}. {remedy}")
+    remedy = "Use a student with the teacher's tokenizer (cut it out of the teacher), or learn from the teacher's texts instead."
+    require_same_tokens(teacher[1], student[1], place=place, who="the student", remedy=remedy)
     return min(usable)
+
+
+def require_same_tokens(teacher: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, *, place: str, who: str, remedy: str) -> None:
+    """Refuse a tokenizer in which some id is another token than in the teacher's.
+
+    Args:
+        place: what has the other tokenizer, in the job.
+        who: the same, in a sentence.
+
+    Raises:
+        BadInput: names the first ids that disagree, and the remedy.
+    """
+    p, q = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in (teacher, other))
+    differ = sorted(i for i in p.keys() | q.keys() if p.get(i) != q.get(i))
+    if differ:
+        examples = "; ".join(f"id {i} is {p.get(i)!r} for the teacher and {q.get(i)!r} for {who}" for i in differ[:3])
+        raise BadInput.at(place, f"has another tokenizer than the teacher: {len(differ)} ids differ: {examples}. {remedy}")
 
 
 def size_note(teacher: PreTrainedModel, student: PreTrainedModel) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from stillroom.core.arms import other_teacher
 from stillroom.core.files import whole_folder
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.token_records import TokenScheme
@@ -13,8 +16,10 @@ from stillroom.models import language as saved
 from stillroom.models.causal import load_causal, usable_vocabulary
 from stillroom.models.language import LanguagePredictor
 from stillroom.models.memory import refuse_too_large
+from stillroom.models.pretrained import tokenizer_fingerprint
+from stillroom.models.token_batches import check_examples, context_length
 from stillroom.pipeline.clock import counted
-from stillroom.pipeline.language.work import LanguageWork
+from stillroom.pipeline.language.work import LanguageWork, place_of
 from stillroom.teachers.causal import CausalTeacher, label_tokens
 
 DEFAULT_NUMBERS = {"threshold": 64, "sampled": 50, "top-k": 50, "hidden": 16}
@@ -25,12 +30,14 @@ class Taught:
     """What the students learn from, apart from the corpus.
 
     Attributes:
-        question: what the stored answers answer; None where the teacher stays in memory.
-        vocabulary_size: tokens, counted from id 0, that the teacher predicts; further rows of its head are padding.
+        questions: by the teacher's arm, what its stored answers answer; None where the teacher stays in memory.
+        vocabulary_size: tokens, counted from id 0, that the teachers predict; further rows of their heads are padding.
+        context: tokens that each of the other teachers reads at once; None where nothing limits them.
     """
 
-    question: TokenQuestion | None
+    questions: Mapping[str, TokenQuestion | None]
     vocabulary_size: int
+    context: int | None = None
 
 
 def label(work: LanguageWork) -> Taught:
@@ -40,15 +47,21 @@ def label(work: LanguageWork) -> Taught:
         PolicyRefused: the teacher's terms forbid it.
     """
     work.terms  # noqa: B018 - refuses before anything is spent
-    inputs = work.inputs("label")
-    record = work.folder.done("label", inputs, work.folder.teacher)
-    work.listener.stage("label", resumed=record is not None)
-    if record is None:
-        with counted(work.folder.count("label"), inputs) as seconds:
-            facts = _ask(work, _teacher(work, inputs))
-            record = work.folder.finish("label", inputs, **facts, seconds=seconds())
-    question = None if work.job.labelling.tokens == "online" else _question(work, str(record["teacher"]), str(record["tokenizer"]))
-    return Taught(question, int(record["vocabulary_size"]))
+    inputs = {arm: work.inputs("label", arm) for arm in work.teachers}
+    records = {arm: work.folder.done(label_record(arm), inputs[arm], work.folder.arm(arm, 0)) for arm in work.teachers}
+    work.listener.stage("label", resumed=None not in records.values())
+    facts = {arm: _label(work, arm, inputs[arm]) if record is None else record for arm, record in records.items()}
+    stored = work.job.labelling.tokens != "online"
+    # The tokenizer that makes the tokens is the main teacher's, whoever answers.
+    tokenizer, size = str(facts["teacher"]["tokenizer"]), int(facts["teacher"]["vocabulary_size"])
+    questions = {arm: _question(work, str(found["teacher"]), tokenizer) if stored else None for arm, found in facts.items()}
+    contexts = [int(found["context"]) for arm, found in facts.items() if other_teacher(arm) and found["context"] is not None]
+    return Taught(questions, size, min(contexts, default=None))
+
+
+def label_record(arm: str) -> str:
+    """What the labelling by a teacher's arm is recorded as: "label", or "label@NAME"."""
+    return f"label{arm.removeprefix('teacher')}"
 
 
 def open_store(work: LanguageWork, *, read_only: bool = False) -> KnowledgeStore:
@@ -56,23 +69,36 @@ def open_store(work: LanguageWork, *, read_only: bool = False) -> KnowledgeStore
     return KnowledgeStore(work.job.labelling.store or work.folder.knowledge, read_only=read_only)
 
 
-def _ask(work: LanguageWork, teacher: CausalTeacher) -> dict[str, object]:
+def _label(work: LanguageWork, arm: str, inputs: str) -> dict[str, Any]:
+    """Ask one teacher for what it has not answered yet; what is recorded of it."""
+    name = label_record(arm)
+    work.folder.begin(name)
+    with counted(work.folder.count(name), inputs) as seconds:
+        facts = _ask(work, arm, _teacher(work, arm, inputs))
+        return work.folder.finish(name, inputs, **facts, seconds=seconds())
+
+
+def _ask(work: LanguageWork, arm: str, teacher: CausalTeacher) -> dict[str, object]:
     """Store what is missing; what the stage records."""
-    job, sequences = work.job, work.corpus.train
-    size = usable_vocabulary(teacher.model, teacher.tokenizer, place="teacher.model")
+    job, corpus = work.job, work.corpus
+    for part in (corpus.train, corpus.test, *corpus.other_domains.values()):
+        check_examples(teacher.model, part.examples, place=teacher.place)
+    tokenizer = tokenizer_fingerprint(work.tokenizer) if other_teacher(arm) else teacher.tokenizer_fingerprint
+    size = usable_vocabulary(teacher.model, teacher.tokenizer, place=f"{teacher.place}.model")
     facts: dict[str, object] = {
         "teacher": teacher.fingerprint,
-        "tokenizer": teacher.tokenizer_fingerprint,
+        "tokenizer": tokenizer,
         "vocabulary_size": size,
-        "notes": _notes(work),
+        "context": context_length(teacher.model),
+        "notes": _notes(work, arm),
     }
     if job.labelling.tokens == "online":
         return facts
-    question = _question(work, teacher.fingerprint, teacher.tokenizer_fingerprint)
+    question = _question(work, teacher.fingerprint, tokenizer)
     with open_store(work) as store:
         label_tokens(
             teacher,
-            sequences,
+            corpus.train,
             scheme=question.scheme,
             temperature=question.temperature,
             seed=question.seed,
@@ -80,7 +106,7 @@ def _ask(work: LanguageWork, teacher: CausalTeacher) -> dict[str, object]:
             missing=lambda examples: missing_examples(store, question, examples),
             put=lambda examples, answers: put_answers(store, question, examples, answers),
             batch_tokens=job.labelling.batch_tokens,
-            progress=work.listener.task("asking the teacher"),
+            progress=work.listener.task(f"asking the {arm}"),
             say=work.listener.say,
         )
         store.seal()
@@ -97,33 +123,39 @@ def _question(work: LanguageWork, teacher: str, tokenizer: str) -> TokenQuestion
     return TokenQuestion(teacher, tokenizer, scheme, template, temperature, job.seed)
 
 
-def _teacher(work: LanguageWork, inputs: str) -> CausalTeacher:
+def _teacher(work: LanguageWork, arm: str, inputs: str) -> CausalTeacher:
     """The teacher as it is measured: fine-tuned first where the job asks for it, and kept in the run then."""
-    spec, folder = work.teacher_spec, work.folder
-    if folder.done("teacher", inputs, folder.teacher):
-        found = saved.load(folder.teacher)
-        return CausalTeacher(found.model, found.tokenizer)
-    refuse_too_large(spec.model, place="teacher.model")
-    model, tokenizer = load_causal(spec.model, place="teacher.model")
+    spec, folder, place = work.teachers[arm], work.folder.arm(arm, 0), place_of(arm)
+    if work.folder.done(arm, inputs, folder):
+        found = saved.load(folder)
+        return CausalTeacher(found.model, found.tokenizer, place)
+    refuse_too_large(spec.model, place=f"{place}.model")
+    model, tokenizer = load_causal(spec.model, place=f"{place}.model")
     if spec.fine_tune is not None:
         from stillroom.objectives.tokens import TokenObjective
         from stillroom.training.language import train_language_model
 
         train_language_model(
             model, tokenizer, work.corpus.train, teacher=None, objective=TokenObjective(), settings=spec.fine_tune.model_dump(),
-            seed=work.job.seed, folder=work.scratch("teacher"), vocabulary_size=usable_vocabulary(model, tokenizer),
-            progress=work.listener.task("fine-tuning the teacher"),
+            seed=work.job.seed, folder=work.scratch(arm), vocabulary_size=usable_vocabulary(model, tokenizer),
+            progress=work.listener.task(f"fine-tuning the {arm}"),
         )  # fmt: skip
-    with whole_folder(folder.teacher) as draft:
+    work.folder.begin(arm)
+    with whole_folder(folder) as draft:
         if spec.fine_tune is None:
             saved.write_reference(draft, spec.model)
         else:
             LanguagePredictor(model, tokenizer).save(draft)
-    folder.finish("teacher", inputs)
-    return CausalTeacher(model, tokenizer)
+    work.folder.finish(arm, inputs)
+    return CausalTeacher(model, tokenizer, place)
 
 
-def _notes(work: LanguageWork) -> list[str]:
-    if work.teacher_spec.fine_tune is None:
-        return []
-    return ["The teacher was fine-tuned on the training documents before it answered them: it has seen them, as the student will."]
+def _notes(work: LanguageWork, arm: str) -> list[str]:
+    spec, name = work.teachers[arm], other_teacher(arm)
+    who, notes = f"The teacher {name!r}" if name else "The teacher", list[str]()
+    if name:
+        alone = "differs from the student that ships in its teacher alone: same start, tokens, steps and seeds"
+        notes.append(f"{who} ({spec.name or spec.model}) answered the same tokens as the main teacher; its student {alone}.")
+    if spec.fine_tune is not None:
+        notes.append(f"{who} was fine-tuned on the training documents before it answered them: it has seen them, as the student will.")
+    return notes
