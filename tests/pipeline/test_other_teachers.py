@@ -68,8 +68,26 @@ def alone(place: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(place: Path, alone: dict[str, Any]) -> stillroom.Run:
-    """The same run, two teachers later."""
-    return stillroom.run(place / "job.yaml", run_dir=place / "run", overrides=[TWIN, BIG])
+    """The same run, two teachers later; its first attempt died after the first of the four students that this adds."""
+    from stillroom.pipeline.language import train
+
+    trained: list[str] = []
+
+    def dying(*arguments: Any, **settings: Any) -> Any:
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(settings["folder"].name)
+        return train_language_model(*arguments, **settings)
+
+    train_language_model = train.train_language_model
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "train_language_model", dying)
+        with pytest.raises(KeyboardInterrupt):
+            stillroom.run(place / "job.yaml", run_dir=place / "run", overrides=[TWIN, BIG])
+        patched.setattr(train, "train_language_model", lambda *a, **s: trained.append(s["folder"].name) or train_language_model(*a, **s))
+        run = stillroom.run(place / "job.yaml", run_dir=place / "run", overrides=[TWIN, BIG])
+    assert trained == ["student@twin-0", "student@big-0", "student@twin-1", "student@big-1"], "each once, and none of the main arms"
+    return run
 
 
 def written(folder: RunFolder) -> dict[str, int]:

@@ -240,7 +240,11 @@ def make_teachers_run(stronger_is_worse: bool = True) -> ReportData:
     job = {**JOB, "task": "language-model", "other_teachers": {"a-much-larger-one": other, "half-trained": {**other, "name": "step 1000"}}}
     curves = {arm: tuple(CurvePoint(step, "train_loss", 3.0 - step / 40) for step in range(1, 40)) for arm in taught}
     verdict = Verdict("helped", "log_loss", 0.09, 0.07, 0.11)
-    lineage = (LINEAGE[1], *(replace(LINEAGE[1], role="other teacher", name=name) for name in ("acme/lm-30m", "step 1000")), LINEAGE[3])
+    lineage = (
+        LINEAGE[1],
+        *(replace(LINEAGE[1], role="other teacher", name=name, licence="MIT") for name in ("acme/lm-30m", "step 1000")),
+        LINEAGE[3],
+    )
     return ReportData(
         "several-teachers", job, Evidence(arms, tuple(measures), verdict, tuple(comparisons)), Details(curves=curves), lineage
     )
