@@ -28,6 +28,7 @@ if find_spec("torch") is None:
         "objectives/test_tokens.py",
         "pipeline/test_language_bad_input.py",
         "pipeline/test_language_kill.py",
+        "pipeline/test_other_teachers.py",
         "report/test_browser.py",
         "students/test_causal.py",
         "students/test_encoders.py",

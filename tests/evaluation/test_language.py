@@ -202,3 +202,30 @@ def test_costs_and_other_arms_join_in_and_seeds_decide() -> None:
     assert evidence.value("top-k", "gap_closed") is not None
     assert build()[0].to_json() == build()[0].to_json()
     assert Evidence.from_json(evidence.to_json()) == evidence
+
+
+def test_worth_and_comparisons_are_each_arms_own_and_survive_the_file() -> None:
+    domain = {
+        "teacher": [scores(1.3, compared=False)],
+        "student": [scores(1.5, seed) for seed in (1, 2, 3)],
+        "control": [scores(1.7, seed) for seed in (4, 5, 6)],
+        "teacher@a": [scores(1.1, 7, compared=False)],
+        "student@a": [scores(1.6, seed) for seed in (8, 9, 10)],
+    }
+    evidence, _ = language_evidence(in_domain=domain, other_domains={"plays": domain}, resamples=100)
+
+    assert value(evidence, "student@a", "retention") == pytest.approx(
+        value(evidence, "teacher@a", "log_loss") / value(evidence, "student@a", "log_loss")
+    )
+    gap = (value(evidence, "control", "log_loss") - value(evidence, "student@a", "log_loss")) / (
+        value(evidence, "control", "log_loss") - value(evidence, "teacher@a", "log_loss")
+    )
+    assert value(evidence, "student@a", "gap_closed") == pytest.approx(gap)
+    assert evidence.value("teacher@a", "retention") is None
+    for measure in ("log_loss", "log_loss@plays"):
+        against = evidence.compared("student@a", "student", measure)
+        assert against is not None
+        assert against.difference == pytest.approx(value(evidence, "student", measure) - value(evidence, "student@a", measure))
+    assert Evidence.from_json(evidence.to_json()).comparisons == evidence.comparisons
+    old = {name: part for name, part in evidence.to_json().items() if name != "comparisons"}
+    assert Evidence.from_json(old).comparisons == (), "written before teachers were compared"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from sklearn.datasets import load_breast_cancer
 
+from stillroom.spec.load import load_text
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -84,3 +86,10 @@ def test_every_file_that_the_readme_names_is_there() -> None:
     }
     assert len(named) > 5
     assert not [name for name in named if not (ROOT / name.rstrip(".,")).exists()]
+
+
+def test_the_further_teacher_goes_into_the_bundled_language_job() -> None:
+    (further,) = [block for block in BLOCKS if block.startswith("other_teachers:")]
+    path = ROOT / "jobs" / "tiny-lm.yaml"
+    job = load_text(path.read_text(encoding="utf-8") + further, path.parent, "tiny-lm")
+    assert {spec.model for spec in job.other_teachers.values()} == {job.teacher.model}

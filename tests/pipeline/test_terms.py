@@ -117,3 +117,31 @@ def test_a_card_that_the_hub_has_sent_is_read_where_it_lies(tmp_path: Path, monk
     (repo / "snapshots" / "0123" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     found = check_job(hub_job("owner/stories", tmp_path)).data
     assert (found.name, found.licence) == ("owner/stories (small)", "Apache-2.0")
+
+
+def test_the_terms_of_every_other_teacher_count(tmp_path: Path) -> None:
+    """All problems at once, each at its place; what is allowed stands in the lineage, and binds the student that ships no further."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("")
+    (tmp_path / "main").mkdir()
+    main = {"kind": "huggingface", "model": str(tmp_path / "main"), "licence": "mit"}
+    data = {"source": {"kind": "file", "train": str(rows)}, "text": "x"}
+    sections = {"task": "language-model", "data": data, "student": {"kind": "huggingface"}}
+
+    def with_others(**others: dict[str, Any]) -> Job:
+        return job(main, tmp_path, **sections, other_teachers=others)
+
+    with pytest.raises(BadInput) as caught:
+        check_job(with_others(a={"model": "./none", "licence": "mit"}, b={"model": "acme/b"}, c={"model": "acme/c", "licence": "MTI"}))
+    assert [problem.place for problem in caught.value.problems] == [
+        "other_teachers.a.model",
+        "other_teachers.b.licence",
+        "other_teachers.c.licence",
+    ]
+    with pytest.raises(PolicyRefused, match=r"other_teachers\.b\.licence: teacher 'acme/b' is under"):
+        check_job(with_others(b={"model": "acme/b", "licence": "llama2"}))
+    terms = check_job(with_others(b={"model": "acme/b", "licence": "unknown"}))
+    assert [(line.role, line.output_training) for line in terms.teachers] == [("teacher", "allowed"), ("other teacher", "unknown")]
+    assert any("acme/b" in note for note in terms.notes)
+    alone = check_job(job(main, tmp_path, **sections))
+    assert terms.student == alone.student

@@ -9,6 +9,7 @@ import pytest
 
 from stillroom.core.records import (
     Calibration,
+    Comparison,
     CurvePoint,
     Details,
     Disagreement,
@@ -199,6 +200,64 @@ def make_regression_run() -> ReportData:
     case = Disagreement({"age": "0.03", "bmi": ""}, "151", "188.2", "120.4", None, 67.8)
     job = {"task": "tabular-regression", "evaluation": {"confidence": 0.9, "primary": None}}
     return ReportData("diabetes", job, Evidence(("teacher", "student"), measures, None), Details(disagreements=(case,)))
+
+
+def make_teachers_run(stronger_is_worse: bool = True) -> ReportData:
+    """A language model with three teachers, in two domains. The strongest of them teaches worst, unless it is made to teach best."""
+    names = {"teacher": 1.62, "teacher@a-much-larger-one": 1.41, "teacher@half-trained": 1.75}
+    taught = {
+        "student": 1.90,
+        "student@a-much-larger-one": 1.96 if stronger_is_worse else 1.84,
+        "student@half-trained": 1.898,
+        "control": 1.99,
+    }
+    measures: list[Measure] = []
+    comparisons: list[Comparison] = []
+    for domain, worse in (("", 0.0), ("@plays", 1.1)):
+        for arm, loss in {**names, **taught}.items():
+            half = 0.05 if arm in names else 0.06
+            measures.append(
+                Measure(arm, f"log_loss{domain}", loss + worse, loss + worse - half, loss + worse + half, 120, 1 if arm in names else 3)
+            )
+
+        def compare(arm: str, against: str, half: float, level: float, domain: str = domain) -> None:
+            values = {**names, **taught}
+            apart = values[against] - values[arm]
+            comparisons.append(Comparison(arm, against, f"log_loss{domain}", apart, apart - half, apart + half, level))
+
+        compare("student", "control", 0.02, 0.95)
+        for other in ("a-much-larger-one", "half-trained"):
+            compare(f"student@{other}", "control", 0.03, 0.975)
+            compare(f"student@{other}", "student", 0.03, 0.975)
+            compare(f"teacher@{other}", "teacher", 0.01, 0.975)
+    arms = (
+        "teacher",
+        "student",
+        "control",
+        *(f"{role}@{name}" for name in ("a-much-larger-one", "half-trained") for role in ("teacher", "student")),
+    )
+    other = {"kind": "huggingface", "model": "acme/lm-30m", "licence": "MIT", "name": None}
+    job = {**JOB, "task": "language-model", "other_teachers": {"a-much-larger-one": other, "half-trained": {**other, "name": "step 1000"}}}
+    curves = {arm: tuple(CurvePoint(step, "train_loss", 3.0 - step / 40) for step in range(1, 40)) for arm in taught}
+    verdict = Verdict("helped", "log_loss", 0.09, 0.07, 0.11)
+    lineage = (
+        LINEAGE[1],
+        *(replace(LINEAGE[1], role="other teacher", name=name, licence="MIT") for name in ("acme/lm-30m", "step 1000")),
+        LINEAGE[3],
+    )
+    return ReportData(
+        "several-teachers", job, Evidence(arms, tuple(measures), verdict, tuple(comparisons)), Details(curves=curves), lineage
+    )
+
+
+@pytest.fixture
+def teachers_run() -> ReportData:
+    return make_teachers_run()
+
+
+@pytest.fixture
+def make_teachers() -> Any:
+    return make_teachers_run
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-SIZES = {"desktop": (1280, 900), "phone": (360, 780)}
+SIZES = {"desktop": (1280, 900), "phone": (360, 780), "large phone": (390, 844)}
 
 OVERLAPPING_TEXTS = """
 const hits = [];
@@ -86,7 +86,7 @@ def show(browser: Any, html: str, folder: Path, *, size: str = "desktop", scheme
     path = folder / "report.html"
     path.write_text(html, encoding="utf-8")
     width, height = SIZES[size]
-    device = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"}
+    device = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size != "desktop"}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     browser.get_log("browser"), browser.get_log("performance")
@@ -99,13 +99,14 @@ def requested(browser: Any) -> set[str]:
     return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("outcome", ["helped", "close", "hostile", "regression"])
+@pytest.mark.parametrize("outcome", ["helped", "close", "hostile", "regression", "teachers"])
 def test_is_silent_fits_and_can_be_read(
-    outcome: str, scheme: str, size: str, browser: Any, make, close_run, hostile_run, regression_run, tmp_path: Path
+    outcome: str, scheme: str, size: str, browser: Any, make, close_run, hostile_run, regression_run, teachers_run, tmp_path: Path
 ) -> None:
-    run = {"close": close_run, "hostile": hostile_run, "regression": regression_run}.get(outcome) or make(outcome)
+    made = {"close": close_run, "hostile": hostile_run, "regression": regression_run, "teachers": teachers_run}
+    run = made.get(outcome) or make(outcome)
     address = show(browser, render_report(run), tmp_path, size=size, scheme=scheme)
     browser.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
     assert browser.get_log("browser") == []
@@ -115,6 +116,26 @@ def test_is_silent_fits_and_can_be_read(
     assert browser.execute_script(LOW_CONTRAST) == []
     if outcome != "hostile":  # names as long as a sentence have no room beside a point
         assert browser.execute_script(OVERLAPPING_TEXTS) == []
+
+
+def test_several_teachers_fit_a_phone(browser: Any, teachers_run, tmp_path: Path) -> None:
+    """The section is no wider than the screen; its table scrolls by itself, and its pictures show every name whole."""
+    show(browser, render_report(teachers_run), tmp_path, size="large phone")
+    wide, right, table, cut = browser.execute_script(
+        """
+        const section = document.getElementById('which-teacher').closest('section'), inner = section.querySelector('.scroll');
+        const cut = [...section.querySelectorAll('svg.plot text')].filter(t => {
+          const [a, b] = [t.getBoundingClientRect(), t.closest('svg').getBoundingClientRect()];
+          return a.left < b.left - 1 || a.right > b.right + 1;
+        });
+        const reach = Math.max(...[...section.querySelectorAll('p, figure, .scroll')].map(e => e.getBoundingClientRect().right));
+        return [document.documentElement.scrollWidth, reach, inner.scrollWidth > inner.clientWidth, cut.map(t => t.textContent)];
+        """
+    )
+    assert wide == SIZES["large phone"][0]
+    assert right <= wide
+    assert table
+    assert cut == []
 
 
 def test_follows_the_colour_scheme_of_the_reader(browser: Any, run, tmp_path: Path) -> None:

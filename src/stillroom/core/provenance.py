@@ -12,7 +12,8 @@ Task = Literal["classification", "regression"]
 class Provenance:
     """One teacher (or data set) in the lineage: what it is, under which licence, and what that permits."""
 
-    role: Literal["teacher", "data", "student"]
+    role: Literal["teacher", "other teacher", "data", "student"]
+    """`other teacher`: asked for comparison; what ships has learnt nothing from it."""
     name: str
     kind: str
     fingerprint: str

@@ -20,6 +20,7 @@ __all__ = [
     "Batch",
     "Calibration",
     "Column",
+    "Comparison",
     "CurvePoint",
     "Dataset",
     "Details",
@@ -194,15 +195,40 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """`arm` minus `against` on one measure ("log_loss@wikitext"), signed so that positive is better for `arm`.
+
+    `low` and `high` bound its paired interval at the level `confidence`: above the job's where several teachers are compared,
+    so that all intervals that answer one question hold together at the job's level.
+    """
+
+    arm: str
+    against: str
+    measure: str
+    difference: float
+    low: float
+    high: float
+    confidence: float
+
+    @property
+    def beyond_chance(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """Everything measured in a run. Written as evidence.json."""
+    """Everything measured in a run. Written as evidence.json. `comparisons`: of other teachers and their students."""
 
     arms: tuple[str, ...]
     measures: tuple[Measure, ...]
     verdict: Verdict | None
+    comparisons: tuple[Comparison, ...] = ()
 
     def value(self, arm: str, measure: str) -> Measure | None:
         return next((m for m in self.measures if m.arm == arm and m.measure == measure), None)
+
+    def compared(self, arm: str, against: str, measure: str) -> Comparison | None:
+        return next((c for c in self.comparisons if (c.arm, c.against, c.measure) == (arm, against, measure)), None)
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": EVIDENCE_SCHEMA, **asdict(self)}
@@ -213,7 +239,10 @@ class Evidence:
             raise ValueError(f"evidence schema is {content.get('schema')!r}; this version reads {EVIDENCE_SCHEMA!r}.")
         verdict = content["verdict"]
         return cls(
-            tuple(content["arms"]), tuple(Measure(**m) for m in content["measures"]), None if verdict is None else Verdict(**verdict)
+            tuple(content["arms"]),
+            tuple(Measure(**m) for m in content["measures"]),
+            None if verdict is None else Verdict(**verdict),
+            tuple(Comparison(**c) for c in content.get("comparisons", ())),
         )
 
 

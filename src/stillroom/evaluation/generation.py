@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from stillroom.core.arms import teacher_of
 from stillroom.core.records import Measure
 from stillroom.evaluation.significance import Estimate, combine, estimate, interval, interval_within
 from stillroom.evaluation.statistic import Floats, Metric, Statistic, mean_of, ratio
@@ -34,7 +35,7 @@ def generation_measures(
 
     exact_match: the share of greedy texts that are the reference. Of sampled texts: distinct_1, distinct_2, distinct_3, the
     mean over texts of different n-grams over n-grams; self_similarity, the mean over pairs of texts of the Jaccard index of
-    their sets of bigrams; and of every arm but the teacher narrowing, its self_similarity less the teacher's: above 0, the arm
+    their sets of bigrams; and of every arm but a teacher narrowing, its self_similarity less its teacher's: above 0, the arm
     repeats itself over prompts more than the teacher does.
 
     Args:
@@ -110,9 +111,9 @@ def _measured(texts: Texts, metrics: Sequence[Metric], confidence: float, resamp
 
 
 def _narrowing(arm: str, estimates: Mapping[tuple[str, str], Estimate]) -> Estimate | None:
-    """An arm's self-similarity less the teacher's, on the same prompts."""
-    own, teacher = estimates.get((arm, "self_similarity")), estimates.get(("teacher", "self_similarity"))
-    return None if arm == "teacher" or own is None or teacher is None else combine([(1.0, own), (-1.0, teacher)])
+    """An arm's self-similarity less its teacher's, on the same prompts."""
+    own, teacher = estimates.get((arm, "self_similarity")), estimates.get((teacher_of(arm), "self_similarity"))
+    return None if arm == teacher_of(arm) or own is None or teacher is None else combine([(1.0, own), (-1.0, teacher)])
 
 
 def _jaccard(texts: Sequence[str]) -> Floats:

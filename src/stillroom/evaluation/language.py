@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from stillroom.core.errors import BadInput, StageFailed
 from stillroom.core.language_records import LanguageScores
-from stillroom.core.records import CurvePoint, Details, Disagreement, Evidence, Measure, ReliabilityBin
+from stillroom.core.records import Comparison, CurvePoint, Details, Disagreement, Evidence, Measure, ReliabilityBin
 from stillroom.evaluation.significance import Estimate, Interval, estimate, interval_within, judge
 from stillroom.evaluation.slices import MAX_DISAGREEMENTS, short_cell
 from stillroom.evaluation.statistic import Floats, Metric, Statistic, ratio
+from stillroom.evaluation.teachers import compare_teachers
 from stillroom.evaluation.worth import worth
 
 Scores = Mapping[str, Sequence[LanguageScores]]
@@ -35,17 +36,19 @@ def language_evidence(
     curves: Mapping[str, Sequence[CurvePoint]] | None = None,
     show: Callable[[int], str] | None = None,
 ) -> tuple[Evidence, Details]:
-    """Measure every arm on the test documents, and judge the student against the control.
+    """Measure every arm on the test documents, and judge the student against the control; where other teachers were asked, compare
+    them and their students on `primary` in every domain (`evaluation.teachers`).
 
     log_loss: nats a token. perplexity: exp(log_loss), with its bounds. bits_per_byte: of the text; an end-of-text token costs
     bits and stands for no byte. accuracy: the share of tokens that the model holds for the likeliest. ece: the calibration error of
-    that choice. Against the teacher, for arms that were compared with it: agreement, forward_kl in nats a token, and top5_overlap
+    that choice. Against the arm's own teacher, for arms that were compared with it: agreement, forward_kl in nats a token, and top5_overlap
     (or of as many tokens as were compared). retention and gap_closed on `primary`, as `worth` defines them.
 
     Measures on another domain have its name behind an "@": log_loss@wikitext. `n` counts documents.
 
     Args:
-        in_domain: "teacher" has one set of scores; "student" and "control" have as many as there are seeds; other arms any.
+        in_domain: "teacher" has one set of scores; "student" and "control" have as many as there are seeds; other arms any. Another
+            teacher is "teacher@NAME", and "student@NAME" its student.
         other_domains: the same for texts of another kind, by name.
         costs: measures taken elsewhere, added as they are.
         primary: what the verdict is on; the scores are of one text for all arms, so that the comparison is paired.
@@ -65,6 +68,7 @@ def language_evidence(
     if primary not in by_name:
         raise BadInput.at("evaluation.primary", f"= {primary!r} is not one of {', '.join(by_name)}.")
     measures: list[Measure] = []
+    comparisons: list[Comparison] = []
     verdict = None
     for suffix, scores in domains.items():
         estimates = _estimates(scores, suffix, resamples, seed)
@@ -77,16 +81,18 @@ def language_evidence(
             for arm in scores
             for name, found in _of_arm(arm, scores, estimates, of_primary, by_name[primary], confidence)
         ]
+        num_seeds = {arm: len(seeds) for arm, seeds in scores.items()}
+        comparisons += compare_teachers(of_primary, num_seeds, by_name[primary], suffix=suffix, confidence=confidence)
         if not suffix and {"student", "control"} <= scores.keys():
-            num_seeds = min(len(scores["student"]), len(scores["control"]))
-            verdict = judge(of_primary["student"], of_primary["control"], by_name[primary], num_seeds=num_seeds, confidence=confidence)
+            seeds = min(num_seeds["student"], num_seeds["control"])
+            verdict = judge(of_primary["student"], of_primary["control"], by_name[primary], num_seeds=seeds, confidence=confidence)
     details = Details(
         reliability={arm: _reliability(seeds) for arm, seeds in in_domain.items()},
         disagreements=_disagreements(in_domain, show),
         curves={arm: tuple(points) for arm, points in (curves or {}).items()},
     )
     arms = tuple(dict.fromkeys([*in_domain, *(m.arm for m in measures), *(cost.arm for cost in costs)]))
-    return Evidence(arms, (*measures, *costs), verdict), details
+    return Evidence(arms, (*measures, *costs), verdict, tuple(comparisons)), details
 
 
 def _metrics(scores: Scores) -> tuple[Metric, ...]:

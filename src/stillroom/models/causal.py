@@ -21,6 +21,8 @@ with needs_extra("torch", "a language model"):
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_OWN_TOKENIZER = "Use a student with the teacher's tokenizer (cut it out of the teacher), or learn from the teacher's texts instead."
+
 _HEAD_TOLERANCE = 1e-4
 """How far `head_of` may be from the model's own logits, as a share of the largest: float32 differs by less than 1e-5."""
 
@@ -148,21 +150,26 @@ def shared_vocabulary(
         BadInput: the tokenizers differ; names the first ids that disagree.
     """
     usable = [usable_vocabulary(model, tokenizer, place=side) for side, (model, tokenizer) in (("teacher", teacher), (place, student))]
-    refuse_other_tokenizer(teacher[1], student[1], place=place)
+    require_same_tokens(teacher[1], student[1], place=place)
     return min(usable)
 
 
-def refuse_other_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, *, place: str = "student") -> None:
-    """Refuse a student that calls a token by another id than its teacher.
+def require_same_tokens(
+    teacher: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, *, place: str, who: str = "the student", remedy: str = _OWN_TOKENIZER
+) -> None:
+    """Refuse a tokenizer in which some id is another token than in the teacher's.
+
+    Args:
+        place: what has the other tokenizer, in the job.
+        who: the same, in a sentence.
 
     Raises:
-        BadInput: names the first ids that disagree.
+        BadInput: names the first ids that disagree, and the remedy.
     """
-    p, q = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in (teacher, student))
-    differ = [i for i in sorted(p.keys() | q.keys()) if p.get(i) != q.get(i)]
+    p, q = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in (teacher, other))
+    differ = sorted(i for i in p.keys() | q.keys() if p.get(i) != q.get(i))
     if differ:
-        examples = "; ".join(f"id {i} is {p.get(i)!r} for the teacher and {q.get(i)!r} for the student" for i in differ[:3])
-        remedy = "Use a student with the teacher's tokenizer (cut it out of the teacher), or learn from the teacher's texts instead."
+        examples = "; ".join(f"id {i} is {p.get(i)!r} for the teacher and {q.get(i)!r} for {who}" for i in differ[:3])
         raise BadInput.at(place, f"has another tokenizer than the teacher: {len(differ)} ids differ: {examples}. {remedy}")
 
 

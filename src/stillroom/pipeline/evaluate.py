@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def costs_of(work: Work, folders: Mapping[str, Path]) -> list[Measure]:
 def write_evidence(work: Work, evidence: Evidence, more: tuple[Measure, ...] = ()) -> Evidence:
     """Write evidence.json: what the evaluation found, and the rows of the exports."""
     names = (*evidence.arms, *(m.arm for m in more))
-    whole = Evidence(tuple(dict.fromkeys(names)), (*evidence.measures, *more), evidence.verdict)
+    whole = replace(evidence, arms=tuple(dict.fromkeys(names)), measures=(*evidence.measures, *more))
     write_json(work.folder.evidence, whole.to_json())
     return whole
 

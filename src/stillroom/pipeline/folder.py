@@ -74,8 +74,9 @@ class RunFolder:
         return self.path / "exports" / kind
 
     def arm(self, arm: str, index: int) -> Path:
-        """The trained model of an arm and a seed's index."""
-        return self.student if (arm, index) == ("student", 0) else self.path / "arms" / f"{arm}-{index}"
+        """The model of an arm and a seed's index."""
+        named = {("teacher", 0): self.teacher, ("student", 0): self.student}
+        return named.get((arm, index)) or self.path / "arms" / f"{arm}-{index}"
 
     def record(self, stage: str) -> Path:
         return self.path / "stages" / f"{stage}.json"

@@ -50,9 +50,11 @@ def write_report(work: Work, found: Found) -> None:
     work.listener.stage("report", resumed=False)
     folder = work.folder
     labelled = folder.done("label", work.inputs("label")) or {}
+    others = {name: f"label@{name}" for name in work.job.other_teachers}
     terms = check_terms(
-        work.job, teacher=str(labelled.get("teacher", "")), data=work.data_fingerprint, student=folder_fingerprint(folder.student)
-    )
+        work.job, teacher=str(labelled.get("teacher", "")), data=work.data_fingerprint, student=folder_fingerprint(folder.student),
+        other_teachers={name: str(read_record(folder.record(record)).get("teacher", "")) for name, record in others.items()},
+    )  # fmt: skip
     write_json(folder.lineage, _lineage(work, terms))
     data = ReportData(
         title=work.job.name or "job",
@@ -64,7 +66,11 @@ def write_report(work: Work, found: Found) -> None:
         calibration=found.calibration,
         parity=found.parity,
         notes=found.notes,
-        seconds={stage: record["seconds"] for stage in STAGES if "seconds" in (record := read_record(folder.record(stage)))},
+        seconds={
+            stage: record["seconds"]
+            for stage in (STAGES[0], *others.values(), *STAGES[1:])
+            if "seconds" in (record := read_record(folder.record(stage)))
+        },
         environment=environment(),
         waiver=None if terms.waiver is None else str(terms.waiver),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ BUNDLED_LICENCE = "BSD-3-Clause"
 
 @dataclass(frozen=True)
 class Terms:
-    """The lines of the lineage: an ensemble's members before the ensemble."""
+    """The lines of the lineage: an ensemble's members before the ensemble, other teachers behind the one whose student ships."""
 
     teachers: tuple[Provenance, ...]
     data: Provenance
@@ -62,8 +62,11 @@ def check_job(job: Job) -> Terms:
     return terms
 
 
-def check_terms(job: Job, *, teacher: str = "", data: str = "", student: str = "") -> Terms:
-    """The lineage of a job whose teacher, data and student have these fingerprints ("" while they are not known).
+def check_terms(
+    job: Job, *, teacher: str = "", other_teachers: Mapping[str, str] | None = None, data: str = "", student: str = ""
+) -> Terms:
+    """The lineage of a job whose teacher, other teachers (by name), data and student have these fingerprints ("" while they are
+    not known). Every teacher's terms can refuse the job; the student that ships is bound by those of its own.
 
     Raises:
         BadInput, PolicyRefused: as `check_job`.
@@ -72,10 +75,16 @@ def check_terms(job: Job, *, teacher: str = "", data: str = "", student: str = "
     waiver = None if spec is None else Waiver(spec.reason, spec.signed_by, spec.date)
     name, licence = _data_terms(job.data.source)
     rows = check_data_licence(name=name, kind=job.data.source.kind, fingerprint=data, licence=job.data.licence or licence, waiver=waiver)
-    lines = _teacher_terms(job.teacher, "teacher", rows, waiver)
+    teachers = {"teacher": job.teacher, **{f"other_teachers.{name}": spec for name, spec in job.other_teachers.items()}}
+    lines, *others = for_each(lambda place: _teacher_terms(teachers[place], place, rows, waiver), teachers)
     lines[-1] = replace(lines[-1], fingerprint=teacher)
+    prints = other_teachers or {}
+    compared = [
+        replace(line, role="other teacher", fingerprint=prints.get(name, ""))
+        for name, (line,) in zip(job.other_teachers, others, strict=True)
+    ]
     taught = student_provenance(name=f"{job.name or 'job'} student", kind=job.student.kind, fingerprint=student, sources=[lines[-1], rows])
-    return Terms(tuple(lines), rows, taught, waiver)
+    return Terms((*lines, *compared), rows, taught, waiver)
 
 
 def _data_terms(source: SourceSpec) -> tuple[str, str | None]:
@@ -165,8 +174,9 @@ def _file_problems(job: Job) -> list[Problem]:
 
 def _model_problems(job: Job) -> Iterator[Problem]:
     """Folders of models and data sets that are named as such; a hub id is the hub's to know."""
-    named = (("teacher.model", job.teacher, "model"), ("student.model", job.student, "model"), ("data.source.id", job.data.source, "id"))
-    for place, section, key in named:
+    others = ((f"other_teachers.{name}.model", spec, "model") for name, spec in job.other_teachers.items())
+    models = (("teacher.model", job.teacher, "model"), *others, ("student.model", job.student, "model"))
+    for place, section, key in (*models, ("data.source.id", job.data.source, "id")):
         name = getattr(section, key, None)
         if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
             yield Problem(place, f"no such folder: {name}. Correct the path, or the environment variable it is made of.")

@@ -29,7 +29,8 @@ class Saved(Protocol):
 
 def arms(work: Work) -> tuple[str, ...]:
     """The trained arms, the student first."""
-    return ("student", "control") if work.job.evaluation.control else ("student",)
+    main = ("student", "control") if work.job.evaluation.control else ("student",)
+    return (*main, *(f"student@{name}" for name in work.job.other_teachers))
 
 
 def train(work: Work) -> TransferSet:
@@ -42,8 +43,8 @@ def train(work: Work) -> TransferSet:
 def train_arms(work: Work, train_one: Callable[[str, int], tuple[Saved, list[CurvePoint]]]) -> None:
     """Walk over the arms and seeds: train_one(arm, seed) -> a model and its learning curve, for those that are not trained yet."""
     each = [(arm, i) for i in range(len(work.seeds)) for arm in arms(work)]
-    inputs = work.inputs("student")
-    untrained = [(arm, i) for arm, i in each if _training(work, arm, i).get("inputs") != inputs]
+    inputs = {arm: work.inputs("student", arm) for arm in arms(work)}
+    untrained = [(arm, i) for arm, i in each if _training(work, arm, i).get("inputs") != inputs[arm]]
     resumed = not untrained and work.folder.done("train", work.inputs("train")) is not None
     work.listener.stage("train", resumed=resumed)
     if resumed:
@@ -51,11 +52,11 @@ def train_arms(work: Work, train_one: Callable[[str, int], tuple[Saved, list[Cur
     told = work.listener.task("training")
     for num_done, (arm, i) in enumerate(untrained, start=len(each) - len(untrained)):
         told(num_done, len(each))
-        with counted(work.folder.count(f"{arm}-{i}"), inputs) as seconds:
+        with counted(work.folder.count(f"{arm}-{i}"), inputs[arm]) as seconds:
             model, curve = train_one(arm, work.seeds[i])
             with whole_folder(work.folder.arm(arm, i)) as draft:
                 model.save(draft)
-                facts = {"inputs": inputs, "seed": work.seeds[i], "seconds": seconds(), "curve": [asdict(point) for point in curve]}
+                facts = {"inputs": inputs[arm], "seed": work.seeds[i], "seconds": seconds(), "curve": [asdict(point) for point in curve]}
                 write_json(draft / TRAINING_RECORD, facts)
     told(len(each), len(each))
     seconds_of_each = [_training(work, arm, i)["seconds"] for arm, i in each]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillroom import __version__
+from stillroom.core.arms import other_teacher
 from stillroom.core.errors import BadInput, Problem, nearest
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.records import Batch, Dataset
@@ -65,20 +66,21 @@ class Work:
         """One a student; the first is the one that ships."""
         return tuple(self.job.seed + i for i in range(self.job.evaluation.seeds))
 
-    def inputs(self, stage: str) -> str:
+    def inputs(self, stage: str, arm: str = "") -> str:
         """The fingerprint of everything that shapes a stage's (or a student's) result: the data, the sections it reads, and the
-        stages before it."""
-        job = self.job
+        stages before it. An `arm` of another teacher's has that teacher's section among them, and the main arms have not."""
+        job, other = self.job, other_teacher(arm)
         sections: dict[str, list[Any]] = {
             "label": [job.task, job.seed, job.teacher, _asked(job.labelling)],
             "student": [job.student, job.objective, job.training],  # one of them: more seeds leave those that are trained
-            "train": [job.evaluation.seeds, job.evaluation.control],
+            "train": [job.evaluation.seeds, job.evaluation.control, *([job.other_teachers] if job.other_teachers else [])],
             "evaluate": [job.evaluation],
             "export": [job.export],
             "report": [job.policy, job.name],
         }
         order = list(sections)
         facts = [_plain(section) for name in order[: order.index(stage) + 1] for section in sections[name]]
+        facts += [_plain(job.other_teachers[other])] if other else []
         return fingerprint(__version__, self.data_fingerprint, stage, facts)
 
     def scratch(self, *parts: str) -> Path:
@@ -133,6 +135,8 @@ def _asked(labelling: LabellingSpec) -> LabellingSpec:
 
 
 def _plain(section: Any) -> Any:
+    if isinstance(section, dict):
+        return {name: _plain(part) for name, part in section.items()}
     return section.model_dump(mode="json") if hasattr(section, "model_dump") else section
 
 

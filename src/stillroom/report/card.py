@@ -12,6 +12,7 @@ from stillroom.core.records import Evidence, Measure, Provenance
 from stillroom.report import words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import percent, shown, shown_range, style
+from stillroom.report.teachers import CAUTION, domains_of, level_words, which_teacher
 
 _PIPELINES = {
     "tabular-classification": "tabular-classification",
@@ -29,6 +30,7 @@ def render_card(data: ReportData) -> str:
         f"# {_plain(data.title)}",
         _intended(data),
         "## Was distillation worth it?\n\n" + _plain(words.verdict_words(data.evidence, data.setting("evaluation", "confidence"))),
+        *_which_teacher(data),
         "## Results\n\n" + _results(data),
         "## Limits\n\n" + _bullets([*words.limits(data.evidence, data.setting("evaluation", "confidence")), *_own_limits(data)]),
         "## Lineage\n\n" + _lineage(data),
@@ -78,6 +80,14 @@ def _intended(data: ReportData) -> str:
     if data.waiver:
         text += f"\n\n> **Used under a waiver.** Terms in its lineage forbid training other models. {_plain(data.waiver)}"
     return text
+
+
+def _which_teacher(data: ReportData) -> list[str]:
+    """A section where several teachers were compared."""
+    evidence = data.evidence
+    found = [" ".join(which_teacher(evidence, name)) for name in domains_of(evidence)]
+    cautions = " ".join(filter(None, [level_words(evidence), CAUTION]))
+    return ["\n\n".join(["## Which teacher?", *map(_plain, (*found, cautions))])] if found else []
 
 
 def _results(data: ReportData) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
-from stillroom.report import plots, words
+from stillroom.report import plots, teachers, words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import GROUP_TITLES, STYLES, percent, ratio, shown, shown_range, shown_work, style
 
+T = TypeVar("T")
 TEMPLATES = Path(__file__).parent / "templates"
 
 ARM_MEANINGS = {
@@ -24,14 +27,16 @@ ARM_MEANINGS = {
     "control": "the same student on hard labels alone: same budget, same seeds",
     "student-onnx": "the shipped student as ONNX, run by ONNX Runtime",
 }
+_TEACHERS = {
+    "allowed": "its answers may train other models",
+    "conditional": "its answers may train other models, on conditions",
+    "unknown": "nobody has declared whether its answers may train other models",
+    "waived": "its terms forbid training other models; used under a waiver",
+    "forbidden": "its terms forbid training other models",
+}
 PERMISSIONS = {
-    "teacher": {
-        "allowed": "its answers may train other models",
-        "conditional": "its answers may train other models, on conditions",
-        "unknown": "nobody has declared whether its answers may train other models",
-        "waived": "its terms forbid training other models; used under a waiver",
-        "forbidden": "its terms forbid training other models",
-    },
+    "teacher": _TEACHERS,
+    "other teacher": _TEACHERS,
     "data": {
         "allowed": "may train models",
         "conditional": "may train models, on conditions",
@@ -100,15 +105,16 @@ def _figures(data: ReportData) -> dict[str, Any]:
     evidence, primary = data.evidence, primary_of(data)
     return {
         "arms": evidence.arms,
-        "arm_meanings": [(arm, ARM_MEANINGS[arm]) for arm in evidence.arms if arm in ARM_MEANINGS],
+        "arm_meanings": [(arm, meaning) for arm in evidence.arms if (meaning := _meaning(arm, data))],
         "groups": _groups(evidence),
         "trade_offs": _trade_offs(evidence, primary),
         "forests": _forests(evidence),
         "curves": _curves(data),
-        "curve_arms": [arm for arm, curve in data.details.curves.items() if len(curve) > 1],
+        "curve_arms": [arm for arm, curve in _of_main(data.details.curves).items() if len(curve) > 1],
+        "teachers": _teachers(evidence),
         "reliabilities": [
             {"arm": arm, "ece": _value(evidence, arm, "ece"), "picture": plots.reliability(arm, bins, key=f"reliability-{i}")}
-            for i, (arm, bins) in enumerate(data.details.reliability.items())
+            for i, (arm, bins) in enumerate(_of_main(data.details.reliability).items())
             if bins
         ],
         "primary_label": style(primary).label if primary else "The primary measure",
@@ -143,6 +149,43 @@ def _findings(data: ReportData) -> dict[str, Any]:
     }
 
 
+def _meaning(arm: str, data: ReportData) -> str:
+    """What an arm is, in a clause; "" where its name says it."""
+    if not (name := other_teacher(arm)):
+        return ARM_MEANINGS.get(arm, "")
+    if arm != teacher_of(arm):
+        return f"the same student, taught by {teacher_of(arm)}"
+    return f"another teacher: {data.setting('other_teachers', name, 'name') or data.setting('other_teachers', name, 'model')}"
+
+
+def _of_main(by_arm: Mapping[str, T]) -> dict[str, T]:
+    """Without the arms of other teachers, which have a section of their own."""
+    return {arm: value for arm, value in by_arm.items() if not other_teacher(arm)}
+
+
+def _teachers(evidence: Evidence) -> dict[str, Any] | None:
+    """The comparison of several teachers; None where there is one alone."""
+    found, names = teachers.teachers_of(evidence), teachers.domains_of(evidence)
+    if not names:
+        return None
+    pictures = [
+        {
+            "title": f"{style(name).label}: student over teacher",
+            "picture": plots.teacher_curve(evidence, name, found, key=f"teachers-{i}"),
+        }
+        for i, name in enumerate(names)
+    ]
+    groups = [{"title": style(name).label, "rows": teachers.rows_of(evidence, name)} for name in names]
+    sentences = [" ".join(teachers.which_teacher(evidence, name)) for name in names]
+    return {
+        "sentences": sentences,
+        "pictures": pictures,
+        "groups": groups,
+        "levels": teachers.level_words(evidence),
+        "caution": teachers.CAUTION,
+    }
+
+
 def primary_of(data: ReportData) -> str:
     """The measure that the verdict (or, without one, the job) is about; "" where neither says."""
     if data.evidence.verdict:
@@ -157,10 +200,11 @@ def _contents(data: ReportData) -> list[tuple[str, str]]:
     costs = any(data.evidence.value(arm, cost) for arm in data.evidence.arms for cost in _COSTS)
     sections = [
         ("arms", "All arms", True),
+        ("which-teacher", "Which teacher", bool(data.evidence.comparisons)),
         ("trade-offs", "Quality against cost", costs and len(data.evidence.arms) > 1),
         ("intervals", "Intervals", bool(_forests(data.evidence))),
-        ("curves", "Learning curves", any(details.curves.values())),
-        ("reliability", "Reliability", any(details.reliability.values())),
+        ("curves", "Learning curves", any(_of_main(details.curves).values())),
+        ("reliability", "Reliability", any(_of_main(details.reliability).values())),
         ("disagreements", "Disagreements", bool(details.disagreements)),
         ("slices", "Groups", bool(details.slices)),
         ("teacher", "Teacher", data.leak is not None or data.calibration is not None),
@@ -258,7 +302,7 @@ def _forests(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _curves(data: ReportData) -> list[dict[str, Any]]:
-    curves = data.details.curves
+    curves = _of_main(data.details.curves)
     drawn = []
     for i, name in enumerate(dict.fromkeys(point.measure for curve in curves.values() for point in curve)):
         of_measure = {arm: [point for point in curve if point.measure == name] for arm, curve in curves.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from stillroom.core.arms import other_teacher, student_of
 from stillroom.core.records import CurvePoint, Evidence, Measure, ReliabilityBin, Verdict
 from stillroom.report.measures import MINUS, NARROW_SPACE, shown, shown_difference, style
 from stillroom.report.svg import Axis, Box, axis_over, line, picture, place_names, spread, tag, text
@@ -31,8 +32,8 @@ class Interval:
 
 def arm_class(arm: str) -> str:
     """The CSS class of an arm."""
-    known = ("teacher", "student", "control")
-    return f"arm-{arm}" if arm in known else "arm-export" if arm.startswith("student-") else "arm-other"
+    known, role = ("teacher", "student", "control"), arm.partition("@")[0]
+    return f"arm-{role}" if role in known else "arm-export" if arm.startswith("student-") else "arm-other"
 
 
 def mark(arm: str, x: float, y: float, size: float = 5.0) -> Markup:
@@ -128,6 +129,45 @@ def tick_labels(measure: str, ticks: Sequence[float]) -> list[str]:
     large = max((abs(value) for value in values), default=0.0) >= 1e6
     texts = [f"{value:.1e}" if large else f"{value:,.{decimals}f}".replace(",", NARROW_SPACE) for value in values]
     return [words.replace("-", MINUS) + (f"{NARROW_SPACE}%" if share else "") for words in texts]
+
+
+# ---- several teachers
+
+
+def teacher_curve(evidence: Evidence, measure: str, teachers: Sequence[str], *, key: str) -> Markup:
+    """Every teacher as a point: how good it is itself to the right, how good its student is upwards, with the student's interval."""
+    height, top, bottom, left = 270, 16, 228, 46
+    found = [(teacher, evidence.value(teacher, measure), evidence.value(student_of(teacher), measure)) for teacher in teachers]
+    points = sorted(((teacher, x.value, y) for teacher, x, y in found if x is not None and y is not None), key=lambda point: point[1])
+    control = evidence.value("control", measure)
+    names = [other_teacher(teacher) or "main" for teacher, _, _ in points]
+    # The name of the rightmost has room beside it: left of its point it would seem to be its neighbour's.
+    across = axis_over([x for _, x, _ in points], left + 16, WIDTH - 18 - 7 * len(names[-1]), pad=0.02)
+    up = axis_over([v for _, _, y in points for v in _extent(y)] + ([control.value] if control else []), bottom - 8, top)
+    ticks = across.ticks(4)
+    drawn = [*_grid_up(up, measure, left, WIDTH), line(left, bottom, WIDTH, bottom, "axis")]
+    for x, words in zip(map(across, ticks), tick_labels(measure, ticks), strict=True):
+        drawn += [line(x, bottom, x, bottom + 4, "axis"), text(x, bottom + 17, words, class_="tick", anchor="middle")]
+    places = [(across(x), up(y.value)) for _, x, y in points]
+    taken = [Box(px - 2, up(max(_extent(y))), px + 2, up(min(_extent(y)))) for (_, _, y), (px, _) in zip(points, places, strict=True)]
+    bars = tuple(taken)
+    if control:
+        level = up(control.value)
+        drawn += [
+            line(left, level, WIDTH, level, "curve arm-control"),
+            text(WIDTH - 2, level - 5, "control", class_="name arm-control", anchor="end"),
+        ]
+        taken.append(Box(WIDTH - 54, level - 16, WIDTH, level + 2))
+    drawn.append(tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in places), class_="curve arm-student faint"))
+    for name, box, (x, y, anchor) in zip(names, bars, place_names(names, places, taken, Box(left, top - 8, WIDTH, bottom)), strict=True):
+        drawn += [line(box.left + 2, box.top, box.left + 2, box.bottom, "bar arm-student")]
+        drawn += [text(x, y, name, class_="name arm-teacher", anchor=anchor)]
+    drawn += [mark(student_of(teacher), px, py) for (teacher, _, _), (px, py) in zip(points, places, strict=True)]
+    label = style(measure.partition("@")[0]).label.lower()
+    drawn.append(text((left + WIDTH) / 2, height - 4, f"the teacher\u2019s own {label}", class_="axis-title", anchor="middle"))
+    values = [f"{shown(measure, x)}, its student {shown(measure, y.value)}" for _, x, y in points]
+    told = "; ".join(f"{name}: {both}" for name, both in zip(names, values, strict=True))
+    return picture(WIDTH, height, f"{style(measure).label}: the student\u2019s against its teacher\u2019s own", told, drawn, key=key)
 
 
 # ---- intervals: cells of a table, so that the rows share one axis at any width

@@ -17,7 +17,7 @@ from stillroom.spec.language import language_problems, only_for_language_models
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
 from stillroom.spec.student import AnyStudentSpec
-from stillroom.spec.teacher import AnyTeacherSpec, LabellingSpec
+from stillroom.spec.teacher import AnyTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
 from stillroom.spec.training import TrainingSpec
 
 JobTask = Literal["tabular-classification", "tabular-regression", "text-classification", "language-model"]
@@ -34,6 +34,11 @@ class Job(Spec):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = described("Everything random in the job is drawn from it.", default=0)
     data: DataSpec
     teacher: AnyTeacherSpec
+    other_teachers: dict[Annotated[str, Field(pattern=r"^[\w-]{1,20}$")], HuggingFaceTeacherSpec] = described(
+        "language-model: further teachers, by name. The same student learns from each of them as well, for comparison; `teacher` remains "
+        "the one whose student ships.",
+        default={},
+    )
     student: AnyStudentSpec
     labelling: LabellingSpec = LabellingSpec()
     objective: ObjectiveSpec = ObjectiveSpec()

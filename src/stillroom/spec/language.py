@@ -17,6 +17,8 @@ _MEASURES = ("log_loss", "accuracy")
 def language_problems(job: Job) -> Iterator[Problem]:
     """The problems of a job with task: language-model."""
     yield from _data_problems(job)
+    if job.other_teachers and job.objective.hard_label_weight == 1:
+        yield Problem("other_teachers", "has no use with objective.hard_label_weight: 1, which never looks at a teacher; remove it.")
     objective, labelling = job.objective, job.labelling
     if job.teacher.kind != "huggingface":
         yield Problem("teacher.kind", f"= {job.teacher.kind!r}: a language model learns from one of its kind; use huggingface.")
@@ -73,6 +75,7 @@ def only_for_language_models(job: Job) -> Iterator[Problem]:
     widths = [f"student.{name}" for name in (*WIDTHS, "lora") if getattr(student, name, None) is not None]
     named = {
         **{f"data.{name}": getattr(job.data, name) for name in ("prompt", "completion", "messages", "other_domains")},
+        "other_teachers": job.other_teachers,
         **dict.fromkeys(widths, True),
         "objective.divergence": job.objective.divergence != "forward-kl",
         "training.packing": job.training.packing,

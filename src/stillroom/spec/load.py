@@ -209,6 +209,8 @@ def _place(loc: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
             continue
         elif not isinstance(here, Mapping):
             continue  # pydantic's word for what the value is, not a key
+        elif part == "[key]" and part not in here:
+            continue  # pydantic's word for a key that is wrong itself
         else:
             place += f".{part}" if place else part
             here = here.get(part)

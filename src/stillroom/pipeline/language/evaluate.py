@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.files import write_bytes
 from stillroom.core.language_records import LanguageScores
 from stillroom.core.records import Details, Evidence, Measure
@@ -48,13 +48,19 @@ class _Heard:
 
 @dataclass(frozen=True)
 class _Prompts:
-    """Beginnings of test documents, and the answers where the data has them; `end_ids`: the tokens that end a turn in a chat."""
+    """Beginnings of test documents, and the answers where the data has them.
+
+    Attributes:
+        end_ids: the tokens that end a turn in a chat.
+        timed: the beginnings that are timed, as token ids.
+    """
 
     texts: list[str]
     answers: list[str] | None
     max_new_tokens: int
     is_rendered: bool
     end_ids: frozenset[int]
+    timed: list[NDArray[np.int64]]
 
     def continued(self, model: LanguagePredictor, *, seed: int | None = None) -> list[str]:
         return model.continuations(
@@ -64,14 +70,13 @@ class _Prompts:
 
 def _measure(work: LanguageWork, taught: Taught) -> tuple[Evidence, Details]:
     settings = work.job.evaluation
-    teacher = saved.load(work.folder.teacher)
-    prompts = _prompts(work, teacher)
-    heard = _hear(work, taught, teacher, prompts)
+    prompts = _prompts(work, taught)
+    heard = _hear(work, taught, prompts)
     written = generation_measures(
         greedy=heard.greedy, sampled=heard.sampled, references=prompts.answers, confidence=settings.confidence,
         resamples=settings.resamples, seed=work.job.seed,
     )  # fmt: skip
-    costs = _costs(work, teacher, prompts) if settings.cost else []
+    costs = _costs(work, prompts) if settings.cost else []
     return language_evidence(
         in_domain=heard.scores.pop(""), other_domains=heard.scores, costs=[*written, *costs], primary=work.job.primary,
         confidence=settings.confidence, resamples=settings.resamples, seed=work.job.seed,
@@ -79,44 +84,55 @@ def _measure(work: LanguageWork, taught: Taught) -> tuple[Evidence, Details]:
     )  # fmt: skip
 
 
-def _hear(work: LanguageWork, taught: Taught, teacher: LanguagePredictor, prompts: _Prompts) -> _Heard:
-    """Every arm on every text. The scores are also kept in predictions.npz, for whoever wants to check the figures."""
+def _hear(work: LanguageWork, taught: Taught, prompts: _Prompts) -> _Heard:
+    """Every arm on every text, beside its own teacher. The scores are also kept in predictions.npz, for whoever wants to check the
+    figures."""
     domains = {"": work.corpus.test, **work.corpus.other_domains}
     heard, arrays = _Heard({domain: {} for domain in domains}), dict[str, Any]()
-    told, models = work.listener.task("reading the test documents with every arm"), list(_models(work))
-    for number, (arm, i, folder) in enumerate(models):
-        model = teacher if arm == "teacher" else saved.load(folder)
-        for domain, sequences in domains.items():
-            found = score(
-                model.model, sequences, vocabulary_size=taught.vocabulary_size, teacher=None if arm == "teacher" else teacher.model,
-                batch_tokens=work.job.labelling.batch_tokens, place=arm,
-            )  # fmt: skip
-            heard.scores[domain].setdefault(arm, []).append(found)
-            arrays |= {f"{arm}-{i}{'@' + domain if domain else ''}.{name}": values for name, values in found.to_arrays().items()}
-        if prompts.texts:
-            heard.sampled.setdefault(arm, []).append(prompts.continued(model, seed=work.job.seed))
-            if prompts.answers is not None:
-                heard.greedy.setdefault(arm, []).append(prompts.continued(model))
-        told(number + 1, len(models))
+    told, num_heard = work.listener.task("reading the test documents with every arm"), 0
+    taught_by = {
+        arm: [(pupil, i) for pupil in arms(work) if teacher_of(pupil) == arm for i in range(len(work.seeds))] for arm in work.teachers
+    }
+    total = len(taught_by) + sum(map(len, taught_by.values()))
+    for teacher_arm, pupils in taught_by.items():
+        # One teacher in memory at a time. Whatever its own tokenizer would do, it reads the ids that everyone reads.
+        teacher = LanguagePredictor(saved.load(work.folder.arm(teacher_arm, 0)).model, work.tokenizer)
+        for arm, i in [(teacher_arm, 0), *pupils]:
+            model = teacher if arm == teacher_arm else saved.load(work.folder.arm(arm, i))
+            for domain, sequences in domains.items():
+                found = score(
+                    model.model, sequences, vocabulary_size=taught.vocabulary_size, teacher=None if model is teacher else teacher.model,
+                    batch_tokens=work.job.labelling.batch_tokens, place=arm,
+                )  # fmt: skip
+                heard.scores[domain].setdefault(arm, []).append(found)
+                arrays |= {f"{arm}-{i}{'@' + domain if domain else ''}.{name}": values for name, values in found.to_arrays().items()}
+            _write(heard, arm, model, prompts, work.job.seed)
+            num_heard += 1
+            told(num_heard, total)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(work.folder.predictions, content.getvalue())
     return heard
 
 
-def _models(work: LanguageWork) -> Iterator[tuple[str, int, Path]]:
-    yield "teacher", 0, work.folder.teacher
-    yield from ((arm, i, work.folder.arm(arm, i)) for arm in arms(work) for i in range(len(work.seeds)))
+def _write(heard: _Heard, arm: str, model: LanguagePredictor, prompts: _Prompts, seed: int) -> None:
+    """Keep what an arm writes after the prompts."""
+    if not prompts.texts:
+        return
+    heard.sampled.setdefault(arm, []).append(prompts.continued(model, seed=seed))
+    if prompts.answers is not None:
+        heard.greedy.setdefault(arm, []).append(prompts.continued(model))
 
 
-def _prompts(work: LanguageWork, teacher: LanguagePredictor) -> _Prompts:
+def _prompts(work: LanguageWork, taught: Taught) -> _Prompts:
     """Test documents drawn with the job's seed, those with an answer where there are any; those whose prompt leaves no room
     for the new tokens are passed over."""
     settings, texts, is_rendered = work.job.evaluation, work.corpus.test_texts, work.corpus.is_rendered
+    teacher = saved.load(work.folder.teacher)
     order = [texts[row] for row in np.random.default_rng(work.job.seed).permutation(len(texts))]
     with_answers = [(prompt, answer) for prompt, answer in order if prompt and answer]
     candidates = with_answers or [(_beginning(teacher, text), "") for text, _ in order if text]
-    context = context_length(teacher.model)
+    context = min((c for c in (context_length(teacher.model), taught.context) if c is not None), default=None)
     chosen: list[tuple[str, str]] = []
     num_passed_over = 0
     for prompt, answer in candidates:
@@ -132,7 +148,12 @@ def _prompts(work: LanguageWork, teacher: LanguagePredictor) -> _Prompts:
     answers = [_answer(teacher, answer) for _, answer in chosen]
     ends = frozenset(end for _, end in answers if end is not None)
     written = [text for text, _ in answers] if with_answers else None
-    return _Prompts([prompt for prompt, _ in chosen], written, settings.new_tokens, is_rendered, ends)
+    begun = [prompt for prompt, _ in chosen]
+    timed = [
+        teacher.prompt_ids(text, is_rendered=is_rendered)[:_PROMPT_TOKENS]
+        for text in begun or [text for text in map("".join, texts[:_COST_TEXTS]) if text][:1]
+    ]
+    return _Prompts(begun, written, settings.new_tokens, is_rendered, ends, timed)
 
 
 def _beginning(teacher: LanguagePredictor, text: str) -> str:
@@ -147,14 +168,14 @@ def _answer(teacher: LanguagePredictor, answer: str) -> tuple[str, int | None]:
     return str(teacher.tokenizer.decode(ids, skip_special_tokens=True)), ids[-1] if last is not None and last.special else None
 
 
-def _costs(work: LanguageWork, teacher: LanguagePredictor, prompts: _Prompts) -> list[Measure]:
+def _costs(work: LanguageWork, prompts: _Prompts) -> list[Measure]:
+    """Of the other teachers too, but not of their students: those are as large and as fast as the student."""
     settings = work.job.evaluation
-    folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
+    timed = [*work.teachers, *(arm for arm in arms(work) if not other_teacher(arm))]
+    folders = {arm: work.folder.arm(arm, 0) for arm in timed}
     texts = ["".join(halves) for halves in work.corpus.test_texts[:_COST_TEXTS]]
-    begun = prompts.texts or [text for text in texts if text][:1]
-    ids = [teacher.prompt_ids(text, is_rendered=prompts.is_rendered)[:_PROMPT_TOKENS] for text in begun]
     work.listener.say("measuring time to first token, tokens a second, memory and size")
     return measure_language_cost(
-        folders, ids, texts, calls=settings.latency_calls, seed=work.job.seed, new_tokens=settings.new_tokens,
+        folders, prompts.timed, texts, calls=settings.latency_calls, seed=work.job.seed, new_tokens=settings.new_tokens,
         confidence=settings.confidence,
     )  # fmt: skip

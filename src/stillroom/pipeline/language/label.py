@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stillroom.core.arms import other_teacher
 from stillroom.core.errors import BadInput
 from stillroom.core.files import whole_folder
 from stillroom.core.fingerprint import fingerprint
@@ -16,8 +18,10 @@ from stillroom.models import language as saved
 from stillroom.models.causal import load_causal, usable_vocabulary
 from stillroom.models.language import LanguagePredictor
 from stillroom.models.memory import refuse_too_large
+from stillroom.models.pretrained import tokenizer_fingerprint
+from stillroom.models.token_batches import check_examples, context_length
 from stillroom.pipeline.clock import counted
-from stillroom.pipeline.language.work import LanguageWork
+from stillroom.pipeline.language.work import LanguageWork, place_of
 from stillroom.pipeline.terms import teacher_name
 from stillroom.teachers.causal import CausalTeacher, label_tokens
 
@@ -29,12 +33,14 @@ class Taught:
     """What the students learn from, apart from the corpus.
 
     Attributes:
-        question: what the stored answers answer; None where the teacher stays in memory.
-        vocabulary_size: tokens, counted from id 0, that the teacher predicts; further rows of its head are padding.
+        questions: by the teacher's arm, what its stored answers answer; None where the teacher stays in memory.
+        vocabulary_size: tokens, counted from id 0, that the teachers predict; further rows of their heads are padding.
+        context: tokens that each of the other teachers reads at once; None where nothing limits them.
     """
 
-    question: TokenQuestion | None
+    questions: Mapping[str, TokenQuestion | None]
     vocabulary_size: int
+    context: int | None = None
 
 
 def label(work: LanguageWork) -> Taught:
@@ -44,17 +50,18 @@ def label(work: LanguageWork) -> Taught:
         PolicyRefused: the teacher's terms forbid it.
     """
     work.terms  # noqa: B018 - refuses before anything is spent
-    inputs = work.inputs("label")
-    record = work.folder.done("label", inputs, work.folder.teacher)
-    if record is not None and not _is_answered(work, record):
-        record = None
-    work.listener.stage("label", resumed=record is not None)
-    if record is None:
-        with counted(work.folder.count("label"), inputs) as seconds:
-            facts = _ask(work, _teacher(work, inputs))
-            record = work.folder.finish("label", inputs, **facts, seconds=seconds())
-    question = None if work.job.labelling.tokens == "online" else _recorded_question(work, record)
-    return Taught(question, int(record["vocabulary_size"]))
+    inputs = {arm: work.inputs("label", arm) for arm in work.teachers}
+    found = {arm: _answered(work, arm, inputs[arm]) for arm in work.teachers}
+    work.listener.stage("label", resumed=None not in found.values())
+    facts = {arm: _label(work, arm, inputs[arm]) if record is None else record for arm, record in found.items()}
+    questions = {arm: _recorded_question(work, record) for arm, record in facts.items()}
+    contexts = [int(record["context"]) for arm, record in facts.items() if other_teacher(arm) and record["context"] is not None]
+    return Taught(questions, int(facts["teacher"]["vocabulary_size"]), min(contexts, default=None))
+
+
+def label_record(arm: str) -> str:
+    """What the labelling by a teacher's arm is recorded as: "label", or "label@NAME"."""
+    return f"label{arm.removeprefix('teacher')}"
 
 
 def open_store(work: LanguageWork, *, read_only: bool = False) -> KnowledgeStore:
@@ -62,25 +69,38 @@ def open_store(work: LanguageWork, *, read_only: bool = False) -> KnowledgeStore
     return KnowledgeStore(work.job.labelling.store or work.folder.knowledge, read_only=read_only)
 
 
-def _ask(work: LanguageWork, teacher: CausalTeacher) -> dict[str, object]:
+def _label(work: LanguageWork, arm: str, inputs: str) -> dict[str, Any]:
+    """Ask one teacher for what it has not answered yet; what is recorded of it."""
+    name = label_record(arm)
+    work.folder.begin(name)
+    with counted(work.folder.count(name), inputs) as seconds:
+        facts = _ask(work, arm, _teacher(work, arm, inputs))
+        return work.folder.finish(name, inputs, **facts, seconds=seconds())
+
+
+def _ask(work: LanguageWork, arm: str, teacher: CausalTeacher) -> dict[str, object]:
     """Store what is missing; what the stage records."""
-    job, sequences = work.job, work.corpus.train
-    size = usable_vocabulary(teacher.model, teacher.tokenizer, place="teacher.model")
+    job, corpus = work.job, work.corpus
+    for part in (corpus.train, corpus.test, *corpus.other_domains.values()):
+        check_examples(teacher.model, part.examples, place=teacher.place)
+    tokenizer = tokenizer_fingerprint(work.tokenizer) if other_teacher(arm) else teacher.tokenizer_fingerprint
+    size = usable_vocabulary(teacher.model, teacher.tokenizer, place=f"{teacher.place}.model")
     facts: dict[str, object] = {
         "teacher": teacher.fingerprint,
-        "tokenizer": teacher.tokenizer_fingerprint,
+        "tokenizer": tokenizer,
         "vocabulary_size": size,
-        "notes": _notes(work),
+        "context": context_length(teacher.model),
+        "notes": _notes(work, arm),
     }
     if job.labelling.tokens == "online":
         return facts
-    question = _question(work, teacher.fingerprint, teacher.tokenizer_fingerprint)
+    question = _question(work, teacher.fingerprint, tokenizer)
     with open_store(work) as store:
-        put_words(store, _words(work, teacher))
+        put_words(store, _words(work, arm, teacher))
         _tell_other_question(work, store, question)
         label_tokens(
             teacher,
-            sequences,
+            corpus.train,
             scheme=question.scheme,
             temperature=question.temperature,
             seed=question.seed,
@@ -88,22 +108,23 @@ def _ask(work: LanguageWork, teacher: CausalTeacher) -> dict[str, object]:
             missing=lambda examples: missing_examples(store, question, examples),
             put=lambda examples, answers: put_answers(store, question, examples, answers),
             batch_tokens=job.labelling.batch_tokens,
-            progress=work.listener.task("asking the teacher"),
+            progress=work.listener.task(f"asking the {arm}"),
             say=work.listener.say,
         )
         store.seal()
     return facts
 
 
-def _is_answered(work: LanguageWork, record: dict[str, Any]) -> bool:
-    """Whether the store that the job names now still holds every answer."""
-    if work.job.labelling.tokens == "online":
-        return True
+def _answered(work: LanguageWork, arm: str, inputs: str) -> dict[str, Any] | None:
+    """What is recorded of a teacher's labelling, if the store that the job names now still holds every answer."""
+    record = work.folder.done(label_record(arm), inputs, work.folder.arm(arm, 0))
+    if record is None or (question := _recorded_question(work, record)) is None:
+        return record
     try:
         with open_store(work, read_only=True) as store:
-            return not missing_examples(store, _recorded_question(work, record), work.corpus.train.examples)
+            return None if missing_examples(store, question, work.corpus.train.examples) else record
     except BadInput:
-        return False  # there is no store
+        return None  # there is no store
 
 
 def _tell_other_question(work: LanguageWork, store: KnowledgeStore, question: TokenQuestion) -> None:
@@ -115,9 +136,9 @@ def _tell_other_question(work: LanguageWork, store: KnowledgeStore, question: To
         )
 
 
-def _words(work: LanguageWork, teacher: CausalTeacher) -> dict[str, str]:
+def _words(work: LanguageWork, arm: str, teacher: CausalTeacher) -> dict[str, str]:
     """What the fingerprints of the question stand for."""
-    called, template = teacher_name(work.teacher_spec), work.tokenizer.chat_template
+    called, template = teacher_name(work.teachers[arm]), work.tokenizer.chat_template
     name = Path(called).name if Path(called).is_dir() else called  # a store is shared; where its folders lay is nobody's business
     return {
         teacher.fingerprint: f"{name}, {type(teacher.model).__name__} of {teacher.model.num_parameters():,} parameters",
@@ -126,7 +147,10 @@ def _words(work: LanguageWork, teacher: CausalTeacher) -> dict[str, str]:
     }
 
 
-def _recorded_question(work: LanguageWork, record: dict[str, Any]) -> TokenQuestion:
+def _recorded_question(work: LanguageWork, record: dict[str, Any]) -> TokenQuestion | None:
+    """What a labelling's answers answer; None where nothing is stored."""
+    if work.job.labelling.tokens == "online":
+        return None
     return _question(work, str(record["teacher"]), str(record["tokenizer"]))
 
 
@@ -140,33 +164,39 @@ def _question(work: LanguageWork, teacher: str, tokenizer: str) -> TokenQuestion
     return TokenQuestion(teacher, tokenizer, scheme, template, temperature, job.seed)
 
 
-def _teacher(work: LanguageWork, inputs: str) -> CausalTeacher:
+def _teacher(work: LanguageWork, arm: str, inputs: str) -> CausalTeacher:
     """The teacher as it is measured: fine-tuned first where the job asks for it, and kept in the run then."""
-    spec, folder = work.teacher_spec, work.folder
-    if folder.done("teacher", inputs, folder.teacher):
-        found = saved.load(folder.teacher)
-        return CausalTeacher(found.model, found.tokenizer)
-    refuse_too_large(spec.model, place="teacher.model")
-    model, tokenizer = load_causal(spec.model, place="teacher.model")
+    spec, folder, place = work.teachers[arm], work.folder.arm(arm, 0), place_of(arm)
+    if work.folder.done(arm, inputs, folder):
+        found = saved.load(folder)
+        return CausalTeacher(found.model, found.tokenizer, place)
+    refuse_too_large(spec.model, place=f"{place}.model")
+    model, tokenizer = load_causal(spec.model, place=f"{place}.model")
     if spec.fine_tune is not None:
         from stillroom.objectives.tokens import TokenObjective
         from stillroom.training.language import train_language_model
 
         train_language_model(
             model, tokenizer, work.corpus.train, teacher=None, objective=TokenObjective(), settings=spec.fine_tune.model_dump(),
-            seed=work.job.seed, folder=work.scratch("teacher"), vocabulary_size=usable_vocabulary(model, tokenizer),
-            progress=work.listener.task("fine-tuning the teacher"),
+            seed=work.job.seed, folder=work.scratch(arm), vocabulary_size=usable_vocabulary(model, tokenizer),
+            progress=work.listener.task(f"fine-tuning the {arm}"),
         )  # fmt: skip
-    with whole_folder(folder.teacher) as draft:
+    work.folder.begin(arm)
+    with whole_folder(folder) as draft:
         if spec.fine_tune is None:
             saved.write_reference(draft, spec.model)
         else:
             LanguagePredictor(model, tokenizer).save(draft)
-    folder.finish("teacher", inputs)
-    return CausalTeacher(model, tokenizer)
+    work.folder.finish(arm, inputs)
+    return CausalTeacher(model, tokenizer, place)
 
 
-def _notes(work: LanguageWork) -> list[str]:
-    if work.teacher_spec.fine_tune is None:
-        return []
-    return ["The teacher was fine-tuned on the training documents before it answered them: it has seen them, as the student will."]
+def _notes(work: LanguageWork, arm: str) -> list[str]:
+    spec, name = work.teachers[arm], other_teacher(arm)
+    who, notes = f"The teacher {name!r}" if name else "The teacher", list[str]()
+    if name:
+        alone = "differs from the student that ships in its teacher alone: same start, tokens, steps and seeds"
+        notes.append(f"{who} ({spec.name or spec.model}) answered the same tokens as the main teacher; its student {alone}.")
+    if spec.fine_tune is not None:
+        notes.append(f"{who} was fine-tuned on the training documents before it answered them: it has seen them, as the student will.")
+    return notes

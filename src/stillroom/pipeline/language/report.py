@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.language.export import export
+from stillroom.pipeline.language.label import label_record
 from stillroom.pipeline.language.work import LanguageWork
 from stillroom.pipeline.report import Found, read_notes, write_report
 
@@ -14,8 +15,10 @@ def report(work: LanguageWork) -> None:
 
 
 def _notes(work: LanguageWork) -> tuple[str, ...]:
-    corpus, labelled = work.corpus, read_record(work.folder.record("label"))
+    corpus = work.corpus
+    labelled = [read_record(work.folder.record(label_record(arm))) for arm in work.teachers]
+    told = [note for record in labelled for note in record.get("notes", ())]
     sizes = {"training": corpus.train, "test": corpus.test, **corpus.other_domains}
     counted = ", ".join(f"{part.num_asked:,} of {name}" for name, part in sizes.items())
-    notes = [f"Tokens that are learnt or measured on: {counted}.", *corpus.notes, *labelled.get("notes", ())]
+    notes = [f"Tokens that are learnt or measured on: {counted}.", *corpus.notes, *told]
     return (*notes, *read_notes(work))

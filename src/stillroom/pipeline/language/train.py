@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from stillroom.core.arms import teacher_of
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.records import CurvePoint
 from stillroom.knowledge.token_knowledge import TokenKnowledge
@@ -19,6 +21,9 @@ from stillroom.spec.objective import ObjectiveSpec, TemperatureSchedule, WeightS
 from stillroom.students.language import build_student, merged
 from stillroom.training.language import train_language_model
 from stillroom.training.language_teachers import OfflineTeacher, OnlineTeacher, TokenTeacher, head_for_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def train(work: LanguageWork) -> Taught:
@@ -47,33 +52,45 @@ def _schedule(value: float | TemperatureSchedule | WeightSchedule) -> Schedule:
 
 
 def _train_arm(work: LanguageWork, taught: Taught, arm: str, seed: int) -> tuple[LanguagePredictor, list[CurvePoint]]:
-    """The student learns from the teacher; the control, the same student, from the tokens alone."""
+    """The student learns from its teacher; the control, the same student, from the tokens alone."""
     job, corpus = work.job, work.corpus
-    source = saved.load(work.folder.teacher)
-    model, notes = build_student(
-        work.student_spec, teacher=source.model, tokenizer=source.tokenizer, examples=corpus.train.examples, seed=seed
-    )
+    model, tokenizer, notes = _untrained(work, seed)
     if (arm, seed) == ("student", work.seeds[0]):  # what is said of one holds for all
         for note in notes:
             work.listener.say(note)
-    with _teacher(work, taught, source) as teacher:
+    with _teacher(work, taught, arm) as teacher:
         curve = train_language_model(
-            model, source.tokenizer, corpus.train, teacher=None if arm == "control" else teacher,
-            objective=token_objective(job.objective, job.temperature), settings=job.training.model_dump(), seed=seed,
-            folder=work.scratch(f"{arm}-{seed}"), vocabulary_size=taught.vocabulary_size, validation=corpus.validation,
+            model, tokenizer, corpus.train, teacher=teacher, objective=token_objective(job.objective, job.temperature),
+            settings=job.training.model_dump(), seed=seed, folder=work.scratch(f"{arm}-{seed}"),
+            vocabulary_size=taught.vocabulary_size, validation=corpus.validation,
             progress=work.listener.task(f"training the {arm}, seed {seed}"),
         )  # fmt: skip
-    return LanguagePredictor(merged(model), source.tokenizer), curve
+    return LanguagePredictor(merged(model), tokenizer), curve
+
+
+def _untrained(work: LanguageWork, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[str, ...]]:
+    """The student of every arm, and what is to be said of it.
+
+    It is made out of the main teacher, whoever teaches it, so that arms differ in nothing else.
+    """
+    source = saved.load(work.folder.teacher)
+    model, notes = build_student(
+        work.student_spec, teacher=source.model, tokenizer=source.tokenizer, examples=work.corpus.train.examples, seed=seed
+    )
+    return model, source.tokenizer, notes
 
 
 @contextmanager
-def _teacher(work: LanguageWork, taught: Taught, source: LanguagePredictor) -> Iterator[TokenTeacher]:
-    """The stored answers, or the model itself."""
-    question, corpus = taught.question, work.corpus
-    if question is None:
-        yield OnlineTeacher(source.model)
+def _teacher(work: LanguageWork, taught: Taught, arm: str) -> Iterator[TokenTeacher | None]:
+    """An arm's stored answers, or the model itself; None for the control."""
+    if arm == "control":
+        yield None
         return
-    head = head_for_loss(source.model, taught.vocabulary_size) if question.scheme.kind == "hidden" else None
+    question, corpus, folder = taught.questions[teacher_of(arm)], work.corpus, work.folder.arm(teacher_of(arm), 0)
+    if question is None:
+        yield OnlineTeacher(saved.load(folder).model)
+        return
+    head = head_for_loss(saved.load(folder).model, taught.vocabulary_size) if question.scheme.kind == "hidden" else None
     with open_store(work, read_only=True) as store:
         knowledge = TokenKnowledge(store, question, corpus.train.examples)
         yield OfflineTeacher(

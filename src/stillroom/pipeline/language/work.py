@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from stillroom.core.arms import other_teacher
+from stillroom.core.errors import for_each
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.token_records import Corpus, Sequences
 from stillroom.pipeline.folder import RunFolder
@@ -27,6 +29,11 @@ class LanguageWork(Work):
     def teacher_spec(self) -> HuggingFaceTeacherSpec:
         assert isinstance(self.job.teacher, HuggingFaceTeacherSpec), "checked by the job"
         return self.job.teacher
+
+    @property
+    def teachers(self) -> dict[str, HuggingFaceTeacherSpec]:
+        """By arm: the one whose student ships, then the others."""
+        return {"teacher": self.teacher_spec, **{f"teacher@{name}": spec for name, spec in self.job.other_teachers.items()}}
 
     @property
     def student_spec(self) -> HuggingFaceStudentSpec:
@@ -60,15 +67,30 @@ def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool 
     """A job at work, its documents read and tokenised.
 
     Raises:
-        BadInput: a student of another tokenizer, or what is wrong with the documents.
+        BadInput: a student or another teacher of another tokenizer, or what is wrong with the documents.
     """
     work = LanguageWork(job, folder, listener, allow_code)
+    for_each(lambda name: _require_same_tokens(work, name), job.other_teachers)
     if (student := work.student_spec.model) is not None:  # before the teacher is asked anything for it
-        from stillroom.models.causal import load_tokenizer, refuse_other_tokenizer
+        from stillroom.models.causal import load_tokenizer, require_same_tokens
 
-        refuse_other_tokenizer(work.tokenizer, load_tokenizer(student, place="student.model"), place="student.model")
+        require_same_tokens(work.tokenizer, load_tokenizer(student, place="student.model"), place="student.model")
     _ = work.corpus
     return work
+
+
+def _require_same_tokens(work: LanguageWork, name: str) -> None:
+    from stillroom.models.causal import load_tokenizer, require_same_tokens
+
+    place = f"other_teachers.{name}.model"
+    tokenizer = load_tokenizer(work.job.other_teachers[name].model, place=place)
+    remedy = "Teachers are compared on the same tokens; take one of the main teacher's tokenizer."
+    require_same_tokens(work.tokenizer, tokenizer, place=place, who=repr(name), remedy=remedy)
+
+
+def place_of(arm: str) -> str:
+    """The section of the job that a teacher's arm is described in."""
+    return f"other_teachers.{name}" if (name := other_teacher(arm)) else "teacher"
 
 
 def _facts(part: Sequences) -> list[object]:
