@@ -60,6 +60,34 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     return Corpus(train, test, validation, tokenised, tuple(document.halves for document in parts["test"]), tuple(notes))
 
 
+def read_documents(path: Path, spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, place: str) -> list[MarkedText]:
+    """The documents of a further file, in the shape of the job's own.
+
+    Raises:
+        BadInput: the file, its columns or a row, as `build_corpus`.
+    """
+    if problems := check_files({place: path}, formats=(*FORMATS, *TEXT_FORMATS)):
+        raise BadInput(problems)
+    return _documents(path, place, spec, tokenizer)
+
+
+def read_prompts(path: Path, spec: DataSpec, *, place: str) -> list[Any]:
+    """What stands in the column that the job's prompts are in: its messages, its prompts, or else its texts. Of a plain text, what
+    blank lines divide.
+
+    Raises:
+        BadInput: the file or the column.
+    """
+    if problems := check_files({place: path}, formats=(*FORMATS, *TEXT_FORMATS)):
+        raise BadInput(problems)
+    if path.name.lower().endswith(TEXT_FORMATS):
+        return [document.text for document in _plain_documents(path, place)]
+    table, column = read_table(path, place=place), spec.messages or spec.prompt or spec.text or "text"
+    if column not in table.columns:
+        raise BadInput.at(place, f"{path} has no column {column!r}; {nearest(column, table.columns)}")
+    return [_listed(cell) if spec.messages else _text(cell, f"{place}, row {row}") for row, cell in enumerate(table[column], start=1)]
+
+
 def _files(spec: DataSpec) -> dict[str, Path]:
     source = spec.source
     assert source.kind == "file", "a job file without files is refused before"

@@ -72,10 +72,7 @@ def conversation(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTok
             when later ones follow, so that no text can be split into its turns.
     """
     _check_messages(messages, place)
-    if tokenizer.chat_template is None:
-        raise BadInput.at(
-            "data.messages", "needs a chat template, and the teacher's tokenizer has none; use data.prompt and data.completion."
-        )
+    _check_template(tokenizer)
 
     def render(part: Sequence[Mapping[str, Any]], *, begin: bool = False) -> str:
         return str(tokenizer.apply_chat_template([dict(message) for message in part], tokenize=False, add_generation_prompt=begin))
@@ -96,7 +93,49 @@ def conversation(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTok
     return MarkedText(text, tuple(spans), is_rendered=True)
 
 
+def prompt_text(prompt: Any, tokenizer: PreTrainedTokenizerBase, *, is_chat: bool, place: str) -> str:
+    """What a model is asked to go on with.
+
+    Args:
+        prompt: a text; of a chat also messages. A text is then what the user says, and the assistant's turns at the end of the messages
+            are taken away: they are what is asked for.
+        is_chat: the model has learnt conversations; the chat template writes its prompts, special tokens included.
+        place: names the prompt in messages.
+
+    Raises:
+        BadInput: neither a text nor, of a chat, messages; or no chat template.
+    """
+    if not is_chat:
+        if isinstance(prompt, str):
+            return prompt
+        raise BadInput.at(
+            place, f"holds a {type(prompt).__name__}, not a text; messages are for models that have learnt from data.messages."
+        )
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    _check_are_messages(messages, place)
+    messages = [dict(message) for message in messages]
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages:
+        raise BadInput.at(place, "has nothing that the assistant could answer; begin with what the user says.")
+    _check_template(tokenizer)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer.chat_template is None:
+        raise BadInput.at(
+            "data.messages", "needs a chat template, and the teacher's tokenizer has none; use data.prompt and data.completion."
+        )
+
+
 def _check_messages(messages: Any, place: str) -> None:
+    _check_are_messages(messages, place)
+    if all(message["role"] != "assistant" for message in messages):
+        raise BadInput.at(place, "has no assistant turn: there is nothing to learn from it; remove the row.")
+
+
+def _check_are_messages(messages: Any, place: str) -> None:
     problem = None
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         problem = f"holds a {type(messages).__name__}"
@@ -108,8 +147,6 @@ def _check_messages(messages: Any, place: str) -> None:
                 problem = f"holds the role {message.get('role')!r}; allowed: {', '.join(_ROLES)}"
     if problem:
         raise BadInput.at(place, f"{problem}; data.messages must be a list of messages with 'role' and 'content'.")
-    if all(message["role"] != "assistant" for message in messages):
-        raise BadInput.at(place, "has no assistant turn: there is nothing to learn from it; remove the row.")
 
 
 @dataclass

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from stillroom.core.protocols import Progress
+
 
 class LanguagePredictor:
     """Fulfils `core.protocols.Predictor`: of a text it predicts how surprising it is, in nats a token."""
@@ -67,22 +69,53 @@ class LanguagePredictor:
 
     def ids(self, text: str) -> NDArray[np.int64]:
         """The token ids of a text, cut to `max_length`."""
-        coded = self.tokenizer(text, truncation=self.max_length is not None, max_length=self.max_length)
+        coded = self.tokenizer(text, truncation=self.max_length is not None, max_length=self.max_length, verbose=False)
         return np.asarray(coded["input_ids"], np.int64)
 
-    def continuations(self, prompts: Sequence[str], *, max_new_tokens: int, seed: int | None = None) -> list[str]:
-        """What the model writes after each prompt: greedy, or sampled from a seed.
+    def prompt_ids(self, prompt: str, *, is_rendered: bool = False) -> NDArray[np.int64]:
+        """The token ids of a text that is to be gone on with: without the end token that some tokenizers put behind it.
+
+        Args:
+            is_rendered: a chat template wrote it, special tokens included; else the tokenizer adds its own.
+        """
+        ids = np.asarray(self.tokenizer(prompt, add_special_tokens=not is_rendered, verbose=False)["input_ids"], np.int64)
+        is_ended = not is_rendered and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
+        return ids[:-1] if is_ended else ids
+
+    def continuations(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        seed: int | None = None,
+        sampling_temperature: float = 1.0,
+        top_p: float = 1.0,
+        is_rendered: bool = False,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """What the model writes after each prompt: greedy, or sampled from a seed. The prompt and the text put together read on.
+
+        Args:
+            is_rendered: as `prompt_ids`; the others as `models.generation.continuations`.
 
         Raises:
             BadInput, StageFailed: as `models.generation.continuations`.
         """
-        coded = [np.asarray(self.tokenizer(prompt)["input_ids"], np.int64) for prompt in prompts]
-        end_id = self.tokenizer.eos_token_id
-        coded = [ids[:-1] if len(ids) > 1 and ids[-1] == end_id else ids for ids in coded]  # the prompt is to be gone on with
+        coded = [self.prompt_ids(prompt, is_rendered=is_rendered) for prompt in prompts]
         found = continuations(
-            self.model, coded, max_new_tokens=max_new_tokens, vocabulary_size=self.vocabulary_size, end_id=end_id, seed=seed
-        )
-        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
+            self.model, coded, max_new_tokens=max_new_tokens, vocabulary_size=self.vocabulary_size,
+            end_id=self.tokenizer.eos_token_id, seed=seed, sampling_temperature=sampling_temperature, top_p=top_p, progress=progress,
+        )  # fmt: skip
+        return [self._text_after(ids, new) for ids, new in zip(coded, found, strict=True)]
+
+    def _text_after(self, ids: NDArray[np.int64], new: NDArray[np.int64]) -> str:
+        """The text of `new`. Decoded behind the prompt: some tokenizers drop the white space that a text decoded alone begins with."""
+
+        def decoded(ids: NDArray[np.int64]) -> str:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+        before, whole = decoded(ids), decoded(np.concatenate([ids, new]))
+        return whole.removeprefix(before) if whole.startswith(before) else decoded(new)
 
     def save(self, folder: Path) -> None:
         """What `save_causal` writes, which transformers loads by itself, and predictor.json."""

@@ -62,7 +62,7 @@ def _train_arm(work: LanguageWork, taught: Taught, arm: str, seed: int) -> tuple
             folder=work.scratch(f"{arm}-{seed}"), vocabulary_size=taught.vocabulary_size, validation=corpus.validation,
             progress=work.listener.task(f"training the {arm}, seed {seed}"),
         )  # fmt: skip
-    return LanguagePredictor(merged(model), source.tokenizer), curve
+    return LanguagePredictor(merged(model), source.tokenizer, column=job.data.text or "text"), curve
 
 
 @contextmanager
