@@ -26,6 +26,7 @@ if find_spec("torch") is None:
         "models/test_text.py",
         "objectives/test_soft_labels_torch.py",
         "objectives/test_tokens.py",
+        "pipeline/test_language_mistakes.py",
         "pipeline/test_language_use.py",
         "report/test_browser.py",
         "students/test_causal.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,12 @@ import torch
 import stillroom
 from stillroom.cli import main
 from stillroom.core.errors import BadInput
+from stillroom.core.records import Evidence
 from stillroom.models.language import LanguagePredictor, write_reference
 from stillroom.pipeline.language.predict import write_texts
-from stillroom.spec.load import dump_job, job_from
+from stillroom.report.card import render_card
+from stillroom.report.data import ReportData
+from stillroom.spec.load import dump_job, job_from, load_job
 
 TEMPLATE = "<s>{% for m in messages %}w{{ m.role | length }} {{ m.content }} </s>{% endfor %}{% if add_generation_prompt %}w9{% endif %}"
 SHAPES = {"story": {"text": "story"}, "asks": {"prompt": "ask", "completion": "answer"}, "chat": {"messages": "talk"}, "plain": {}}
@@ -184,3 +188,13 @@ def test_predict_says_what_its_figures_are_and_measures_what_is_learnt(
     want = -log_q.gather(1, ids[0, 4:, None]).mean().item()
     assert found["nats_per_token"][0] == pytest.approx(want, rel=1e-5)
     assert "nats" in call(capsys, monkeypatch, "predict", "--help")[1]
+
+
+@pytest.mark.parametrize("name", ["story", "chat"])
+def test_the_model_card_s_own_lines_load_the_student_without_stillroom(name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = load_job(runs / name / "job.yaml").model_dump(mode="json")
+    card = render_card(ReportData(name, job, Evidence(("student",), (), None)))
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert "stillroom" not in code
+    exec(code.replace("path/to/run", str(runs / name)).replace("max_new_tokens=64", "max_new_tokens=4"), {})
+    assert capsys.readouterr().out.strip(), "a text"

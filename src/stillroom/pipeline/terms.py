@@ -27,6 +27,10 @@ BUNDLED_LICENCE = "BSD-3-Clause"
 """scikit-learn's own, under which its bundled data sets are distributed."""
 
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+"""Any of them is a tokenizer, whatever else lies beside it."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """The lines of the lineage: an ensemble's members before the ensemble."""
@@ -147,8 +151,19 @@ def _model_problems(job: Job) -> Iterator[Problem]:
     """Folders of models that are named as such; a hub id is the hub's to know."""
     for place, section in (("teacher.model", job.teacher), ("student.model", job.student)):
         name = getattr(section, "model", None)
-        if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
+        if name is None:
+            continue
+        folder = Path(name)
+        if not folder.is_absolute():
+            if folder.is_dir():
+                reason = "is a hub id, and there is a folder of this name here: write ./ before it (paths are relative to the job file)"
+                yield Problem(place, f"= {name!r} {reason}, or rename the folder.")
+        elif not folder.is_dir():
             yield Problem(place, f"no such folder: {name}. Correct the path, or the environment variable it is made of.")
+        elif not (folder / "config.json").is_file():
+            yield Problem(place, f"= {name!r} is no folder of a transformers model: it has no config.json.")
+        elif not any((folder / file).is_file() for file in _TOKENIZERS):
+            yield Problem(place, f"= {name!r} has no tokenizer (tokenizer.json); put the one there that the model was trained with.")
 
 
 def _fitted_problems(spec: AnyTeacherSpec, place: str) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,10 @@ def _hear(work: LanguageWork, taught: Taught, teacher: LanguagePredictor, prompt
             heard.scores[domain].setdefault(arm, []).append(found)
             arrays |= {f"{arm}-{i}{'@' + domain if domain else ''}.{name}": values for name, values in found.to_arrays().items()}
         if prompts.texts:
-            length = prompts.max_new_tokens
-            heard.sampled.setdefault(arm, []).append(model.continuations(prompts.texts, max_new_tokens=length, seed=work.job.seed))
+            write = partial(model.continuations, prompts.texts, max_new_tokens=prompts.max_new_tokens, is_rendered=work.is_chat)
+            heard.sampled.setdefault(arm, []).append(write(seed=work.job.seed))
             if prompts.answers is not None:
-                heard.greedy.setdefault(arm, []).append(model.continuations(prompts.texts, max_new_tokens=length))
+                heard.greedy.setdefault(arm, []).append(write())
         told(number + 1, len(models))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
@@ -107,16 +108,23 @@ def _prompts(work: LanguageWork, teacher: LanguagePredictor) -> _Prompts:
     """Test documents drawn with the job's seed; those whose prompt leaves no room for an answer are passed over."""
     settings, texts = work.job.evaluation, work.corpus.test_texts
     order = np.random.default_rng(work.job.seed).permutation(len(texts))
-    context = context_length(teacher.model)
-    room = None if context is None else context - settings.new_tokens
+    room = _room(work, teacher)
     chosen: list[tuple[str, str]] = []
     for prompt, answer in (texts[row] for row in order):
         ids = teacher.ids(prompt)
-        begun = prompt if answer else str(teacher.tokenizer.decode(ids[: min(_PROMPT_TOKENS, len(ids) // 2)], skip_special_tokens=True))
-        if begun and (room is None or len(teacher.ids(begun)) <= room) and len(chosen) < settings.prompts:
-            chosen.append((begun, answer))
+        begun = ids[: min(_PROMPT_TOKENS, len(ids) // 2, room or len(ids))]
+        text = prompt if answer else str(teacher.tokenizer.decode(begun, skip_special_tokens=True))
+        fits = room is None or len(teacher.prompt_ids(text, is_rendered=work.is_chat)) <= room
+        if text and fits and len(chosen) < settings.prompts:
+            chosen.append((text, answer))
     have_answers = bool(chosen) and all(answer for _, answer in chosen)
     return _Prompts([prompt for prompt, _ in chosen], [answer for _, answer in chosen] if have_answers else None, settings.new_tokens)
+
+
+def _room(work: LanguageWork, teacher: LanguagePredictor) -> int | None:
+    """Tokens that a prompt may have at most; None: any number."""
+    context = context_length(teacher.model)
+    return None if context is None else context - work.job.evaluation.new_tokens
 
 
 def _costs(work: LanguageWork, teacher: LanguagePredictor, prompts: _Prompts) -> list[Measure]:
@@ -124,7 +132,7 @@ def _costs(work: LanguageWork, teacher: LanguagePredictor, prompts: _Prompts) ->
     folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
     texts = ["".join(halves) for halves in work.corpus.test_texts[:_COST_TEXTS]]
     begun = prompts.texts or [text for text in texts if text][:1]
-    ids = [teacher.ids(text)[:_PROMPT_TOKENS] for text in begun]
+    ids = [teacher.ids(text)[: min(_PROMPT_TOKENS, _room(work, teacher) or _PROMPT_TOKENS)] for text in begun]
     work.listener.say("measuring time to first token, tokens a second, memory and size")
     return measure_language_cost(
         folders, ids, texts, calls=settings.latency_calls, seed=work.job.seed, new_tokens=settings.new_tokens,
