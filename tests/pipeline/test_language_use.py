@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 import stillroom
 from stillroom.cli import main
@@ -26,6 +28,7 @@ from stillroom.spec.load import dump_job, job_from, load_job
 
 TEMPLATE = "<s>{% for m in messages %}w{{ m.role | length }} {{ m.content }} </s>{% endfor %}{% if add_generation_prompt %}w9{% endif %}"
 SHAPES = {"story": {"text": "story"}, "asks": {"prompt": "ask", "completion": "answer"}, "chat": {"messages": "talk"}, "plain": {}}
+README = Path(__file__).parents[2] / "README.md"
 TEXTS = ["w1 w2 w3", "w7", "w5 w6 w7 w8 w9"]
 
 
@@ -198,3 +201,17 @@ def test_the_model_card_s_own_lines_load_the_student_without_stillroom(name: str
     assert "stillroom" not in code
     exec(code.replace("path/to/run", str(runs / name)).replace("max_new_tokens=64", "max_new_tokens=4"), {})
     assert capsys.readouterr().out.strip(), "a text"
+
+
+def test_what_the_readme_says_of_it_does_so(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "tiny-lm").symlink_to(runs / "story")
+    said = [code for code in re.findall(r"`([^`\n]+)`", README.read_text(encoding="utf-8")) if "runs/tiny-lm" in code]
+    command, python, plain = said
+    assert call(capsys, monkeypatch, *shlex.split(command)[1:], "--new-tokens", 4)[0] == 0
+    (text,) = eval(python.replace("[...]", '["w1 w2"]').replace("0.8", "0.8, new_tokens=4"), {"stillroom": stillroom})
+    assert text
+    assert eval(plain, {"AutoModelForCausalLM": transformers.AutoModelForCausalLM}).num_parameters() > 0

@@ -113,10 +113,10 @@ def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: W
 
 
 def teacher_name(spec: AnyTeacherSpec) -> str:
-    """How a teacher is called where the job gives it no name."""
+    """How a teacher is called where the job gives it no name. Of a folder the last part: the card goes out into the world."""
     for field in ("name", "estimator", "fitted", "model", "object", "kind"):
         if value := getattr(spec, field, None):
-            return str(value)
+            return Path(value).name if field == "model" and Path(value).is_absolute() else str(value)
     raise AssertionError(spec)
 
 
