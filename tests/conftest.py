@@ -29,6 +29,8 @@ if find_spec("torch") is None:
         "pipeline/test_language_bad_input.py",
         "pipeline/test_language_kill.py",
         "pipeline/test_other_teachers.py",
+        "pipeline/test_language_mistakes.py",
+        "pipeline/test_language_use.py",
         "report/test_browser.py",
         "students/test_causal.py",
         "students/test_encoders.py",

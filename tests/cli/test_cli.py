@@ -210,7 +210,7 @@ def test_init_asks_on_a_terminal_and_what_it_writes_runs_from_any_folder(tmp_pat
     asked = subprocess.run(command, cwd=tmp_path, stdin=theirs, capture_output=True, text=True, check=False)
     os.close(ours), os.close(theirs)
     assert asked.returncode == 0, asked.stderr
-    assert "Task (tabular-classification, tabular-regression, text-classification)" in asked.stdout
+    assert "Task (tabular-classification, tabular-regression, text-classification, language-model)" in asked.stdout
     quick = ["--set", "evaluation.cost=false", "--set", "evaluation.seeds=1", "--set", "teacher.params.n_estimators=5"]
     result = stillroom("run", tmp_path / "jobs" / "mine.yaml", *quick, folder=tmp_path)
     assert result.returncode == 0, result.stderr

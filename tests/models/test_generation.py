@@ -83,6 +83,27 @@ def test_sampling_follows_the_models_distribution_and_the_seed(tiny_causal: Make
     assert np.concatenate(again).tolist() == np.concatenate(first[:50]).tolist() != np.concatenate(other).tolist()
 
 
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.5, 1.0), (2.0, 1.0), (1.0, 0.6), (2.0, 0.5)])
+def test_temperature_and_nucleus_are_what_they_are_called(temperature: float, top_p: float, tiny_causal: Make) -> None:
+    model, _ = tiny_causal("llama")
+    given = [prompts()[0]] * 3000
+    with torch.no_grad():
+        logits = model(torch.from_numpy(given[0])[None]).logits[0, -1, :V].tolist()
+    powers = [math.exp(logit / temperature) for logit in logits]
+    kept: dict[int, float] = {}
+    for token in sorted(range(V), key=lambda i: -powers[i]):
+        if sum(kept.values()) / sum(powers) < top_p:
+            kept[token] = powers[token]
+    expected = 3000 * np.array([kept.get(token, 0.0) / sum(kept.values()) for token in range(V)])
+    settings = {"sampling_temperature": temperature, "top_p": top_p, "batch_size": 1000}
+    counts = np.bincount(np.concatenate(continuations(model, given, max_new_tokens=1, vocabulary_size=V, seed=0, **settings)), minlength=V)
+    assert (counts[expected == 0] == 0).all()
+    likely = expected > 5
+    assert 1 < likely.sum() <= len(kept)
+    chi = ((counts - expected)[likely] ** 2 / expected[likely]).sum()
+    assert chi < likely.sum() + 4 * math.sqrt(2 * likely.sum())
+
+
 def test_the_checkpoints_own_settings_play_no_part_and_padding_is_never_written(tiny_causal: Make) -> None:
     model, _ = tiny_causal("llama", tie_word_embeddings=False)
     model.generation_config.repetition_penalty = 50.0

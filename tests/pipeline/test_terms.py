@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stillroom.core.errors import BadInput, PolicyRefused
-from stillroom.pipeline.terms import check_job
+from stillroom.pipeline.terms import check_job, check_terms
 from stillroom.spec.job import Job
 from stillroom.spec.load import job_from
 
@@ -145,3 +145,12 @@ def test_the_terms_of_every_other_teacher_count(tmp_path: Path) -> None:
     assert any("acme/b" in note for note in terms.notes)
     alone = check_job(job(main, tmp_path, **sections))
     assert terms.student == alone.student
+
+
+def test_the_lineage_does_not_say_where_on_a_disk_a_model_lies(tmp_path: Path) -> None:
+    teacher = {"kind": "huggingface", "licence": "mit"}
+    texts = {"task": "text-classification", "data": {"source": {"kind": "file", "train": "rows.csv"}, "text": "text", "target": "y"}}
+    for model, name in (("./models/judge", "judge"), ("acme/judge", "acme/judge")):
+        lines = check_terms(job({**teacher, "model": model}, tmp_path, **texts, student={"kind": "huggingface"})).lines
+        assert lines[0].name == name
+        assert not [line for line in lines if str(tmp_path) in str(line)]

@@ -260,6 +260,25 @@ def make_teachers() -> Any:
     return make_teachers_run
 
 
+def make_language_run() -> ReportData:
+    """A language model that was hurt, and surely so: the interval lies narrow at the picture's edge."""
+    measures = tuple(
+        Measure(arm, name, value, value * 0.99, value * 1.01, 50, 1 if arm == "teacher" else 2)
+        for arm, loss in (("teacher", 5.8), ("student", 4.5), ("control", 4.1))
+        for name, value in (("log_loss", loss), ("perplexity", math.exp(loss)), ("accuracy", 0.6), ("forward_kl", 0.02), ("agreement", 0.9))
+    )
+    case = Disagreement({"document": "6", "text": "One day Ben"}, "16 tokens", "5.843 nats a token", "4.427 nats a token", None, 0.0243)
+    job = {**JOB, "task": "language-model", "teacher": {"kind": "huggingface"}, "student": {"kind": "huggingface"}}
+    evidence = Evidence(("teacher", "student", "control"), measures, Verdict("hurt", "log_loss", -0.344, -0.350, -0.337))
+    curves = {arm: (CurvePoint(1, "train_loss", 2.0), CurvePoint(2, "train_loss", 1.0)) for arm in ("student", "control")}
+    return ReportData("stories", job, evidence, Details(disagreements=(case,), curves=curves))
+
+
+@pytest.fixture
+def language_run() -> ReportData:
+    return make_language_run()
+
+
 @pytest.fixture
 def run() -> ReportData:
     return make_run()

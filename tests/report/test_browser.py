@@ -138,6 +138,24 @@ def test_several_teachers_fit_a_phone(browser: Any, teachers_run, tmp_path: Path
     assert cut == []
 
 
+OUTSIDE = """
+return [...document.querySelectorAll('svg text')].filter(text => {
+  let svg = text.closest('svg'); while (svg.parentElement.closest('svg')) svg = svg.parentElement.closest('svg');
+  const [inner, outer] = [text.getBoundingClientRect(), svg.getBoundingClientRect()];
+  return inner.left < outer.left - 1 || inner.right > outer.right + 1;
+}).map(text => text.textContent);
+"""
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_language_model_s_figures_stay_inside_their_pictures(size: str, browser: Any, language_run, tmp_path: Path) -> None:
+    show(browser, render_report(language_run), tmp_path, size=size)
+    wide, inner = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= inner
+    assert browser.execute_script(OUTSIDE) == []
+    assert browser.execute_script(OVERLAPPING_TEXTS) == []
+
+
 def test_follows_the_colour_scheme_of_the_reader(browser: Any, run, tmp_path: Path) -> None:
     papers = {}
     for scheme in ("light", "dark"):

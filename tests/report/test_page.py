@@ -163,3 +163,32 @@ def test_learning_curves_are_said_to_be_of_the_arms_that_have_one(run: ReportDat
     assert "Of the first trained student and control." in Page(render_report(run)).text
     alone = replace(run.details, curves={"student": run.details.curves["student"], "control": ()})
     assert "Of the first trained student." in Page(render_report(replace(run, details=alone))).text
+
+
+def test_a_language_model_is_told_of_in_documents_and_tokens(language_run: ReportData) -> None:
+    page = Page(render_report(language_run)).text
+    for words in (
+        "rows like the 50 test",
+        "test rows",
+        "row by row",
+        "top class",
+        "total variation",
+        "given to the label",
+        "label 16 tokens",
+    ):
+        assert words not in page, words
+    for words in (
+        "Every arm on the same test documents",
+        "student and control document by document",
+        "It holds for documents like the 50 test documents",
+        "share of tokens that it held for the likeliest",
+        "given to the next token, in nats a token",
+        "mean KL(teacher\u2016student), in nats a token",
+        "The 1 test documents on which their next-token distributions are furthest apart",
+        "length 16 tokens",
+        "0.0243 nats a token apart",
+        "330.3",
+        "between arms only validation measures compare",
+    ):
+        assert words in page, words
+    assert 'class="wrong"' not in render_report(language_run)

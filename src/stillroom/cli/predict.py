@@ -13,7 +13,11 @@ def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows to predict: CSV, TSV, Parquet or JSONL.")],
     out: Annotated[Path | None, typer.Option("--out", help="Where to write; default: CSV to standard output.")] = None,
 ) -> None:
-    """Predict for the rows of a file, with probabilities for a classification."""
+    """Predict for the rows of a file, with probabilities for a classification.
+
+    Of a language model: how surprising each text is to it, nats_per_token (the mean of -log q of the next token), over so many
+    tokens; of prompts with completions and of conversations, the answers. `stillroom generate` has it write.
+    """
     from stillroom.pipeline.predict import predict_file
 
     text = predict_file(run_dir, file)

@@ -44,10 +44,39 @@ def conversation(messages: Any, tokenizer: PreTrainedTokenizerBase, *, place: st
             one that writes earlier turns anew when later ones follow, so that no text can be split into its turns.
     """
     turns, template = _checked(messages, place), _template(tokenizer)
+    if all(turn["role"] != "assistant" for turn in turns):
+        raise BadInput.at(place, "has no assistant turn: there is nothing to learn from it; remove the row.")
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     chat = _Chat(turns[: answers[-1] + 1], tokenizer, template, place)
     text = chat.render(chat.turns)
     return MarkedText(text, tuple(chat.span(i, text) for i in answers if turns[i]["content"].strip()), is_rendered=True)
+
+
+def chat_prompt(prompt: str | Messages, tokenizer: PreTrainedTokenizerBase, *, place: str) -> str:
+    """The template's text up to where the assistant begins to answer.
+
+    Args:
+        prompt: what the user says; or messages, of which the assistant's turns at the end are taken away: they are what is asked for.
+        place: names the prompt in messages.
+
+    Raises:
+        BadInput: as `conversation`; or nothing that could be answered.
+    """
+    turns = _checked([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt, place)
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    if not turns:
+        raise BadInput.at(place, "has nothing that the assistant could answer; begin with what the user says.")
+    return _Chat(turns, tokenizer, _template(tokenizer), place).render(turns, begin=True)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token with which the template ends an assistant's turn; None where it writes none."""
+    turns = [{"role": "user", "content": _CONTENT}, {"role": "assistant", "content": _CONTENT}]
+    _, answer = conversation(turns, tokenizer, place="the chat template").halves
+    last = tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"][-1]
+    found = tokenizer.added_tokens_decoder.get(last)
+    return last if found is not None and found.special else None
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -126,6 +155,4 @@ def _checked(messages: Any, place: str) -> list[dict[str, Any]]:
         if message.get("role") not in _ROLES:
             raise BadInput.at(place, f"holds the role {message.get('role')!r}; allowed: {', '.join(_ROLES)}; {_WANTED}")
         turns.append({key: value for key, value in message.items() if value is not None})
-    if all(turn["role"] != "assistant" for turn in turns):
-        raise BadInput.at(place, "has no assistant turn: there is nothing to learn from it; remove the row.")
     return turns

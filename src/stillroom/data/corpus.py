@@ -61,6 +61,34 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     return Corpus(train, test, validation, tokenised, halves, tuple(notes), is_rendered)
 
 
+def read_documents(path: Path, spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, place: str) -> list[MarkedText]:
+    """The documents of a further file, in the shape of the job's own.
+
+    Raises:
+        BadInput: the file, its columns or a row, as `build_corpus`.
+    """
+    if problems := check_files({place: path}, formats=(*FORMATS, *TEXT_FORMATS)):
+        raise BadInput(problems)
+    return _from_file(path, place, spec, tokenizer)
+
+
+def read_prompts(path: Path, spec: DataSpec, *, place: str) -> list[Any]:
+    """What stands in the column that the job's prompts are in: its messages, its prompts, or else its texts. Of a plain text, what
+    blank lines divide.
+
+    Raises:
+        BadInput: the file or the column.
+    """
+    if problems := check_files({place: path}, formats=(*FORMATS, *TEXT_FORMATS)):
+        raise BadInput(problems)
+    if path.name.lower().endswith(TEXT_FORMATS):
+        return [document.text for document in _plain_documents(path, place)]
+    table, column = read_table(path, place=place), spec.messages or spec.prompt or spec.text or "text"
+    if column not in table.columns:
+        raise BadInput.at(place, f"{path} has no column {column!r}; {nearest(column, table.columns)}")
+    return [_listed(cell) if spec.messages else _text(cell, f"{place}, row {row}") for row, cell in enumerate(table[column], start=1)]
+
+
 def _documents(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[MarkedText]]:
     """The documents by the place that names them."""
     files = {place: Path(path) for place, path in _named_files(spec) if path is not None}
@@ -69,12 +97,13 @@ def _documents(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
     found = {}
     for place, table, name in _hub_tables(spec):
         found[place] = _from_table(table, name, place, spec, tokenizer)
-    for place, path in files.items():
-        if path.name.lower().endswith(TEXT_FORMATS):
-            found[place] = _plain_documents(path, place)
-        else:
-            found[place] = _from_table(read_table(path, place=place), str(path), place, spec, tokenizer)
-    return found
+    return found | {place: _from_file(path, place, spec, tokenizer) for place, path in files.items()}
+
+
+def _from_file(path: Path, place: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[MarkedText]:
+    if path.name.lower().endswith(TEXT_FORMATS):
+        return _plain_documents(path, place)
+    return _from_table(read_table(path, place=place), str(path), place, spec, tokenizer)
 
 
 def _named_files(spec: DataSpec) -> Iterator[tuple[str, str | None]]:

@@ -16,7 +16,7 @@ from stillroom.models.pretrained import answering, quiet, readable, saving, to_a
 with needs_extra("torch", "a language model"):
     import torch
     from torch import Tensor, nn
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,6 +71,19 @@ def load_causal(name: str, *, place: str = "model") -> tuple[PreTrainedModel, Pr
     _check_causal(model, name, place)
     usable_vocabulary(model, tokenizer, place=place)
     return model, tokenizer
+
+
+def sketch_causal(name: str, *, place: str = "model") -> PreTrainedModel:
+    """A causal language model without its weights, on torch's meta device: what it is, for next to nothing.
+
+    Raises:
+        BadInput: no config to read, or one with code of its own.
+    """
+    source = locate_model(name, place)
+    with quiet(), readable(name, place), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return model
 
 
 def load_tokenizer(name: str, *, place: str = "model") -> PreTrainedTokenizerBase:

@@ -1,12 +1,13 @@
 """Continuations of prompts by a causal language model, greedy or sampled.
 
-The checkpoint's own generation settings (repetition penalties, nucleus sampling) play no part: arms are compared under one rule.
+The checkpoint's own generation settings (repetition penalties, its nucleus) play no part: arms are compared under one rule.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,25 +37,32 @@ def continuations(
     vocabulary_size: int,
     end_ids: Collection[int] = (),
     seed: int | None = None,
+    sampling_temperature: float = 1.0,
+    top_p: float = 1.0,
     batch_size: int = 16,
     place: str = "model",
     progress: Progress | None = None,
 ) -> list[NDArray[np.int64]]:
     """The tokens that the model writes after each prompt, the end token not among them.
 
-    Sampling is at temperature 1 from the whole distribution. The chance that a prompt takes depends on the seed and the number of
-    the prompt alone: it is the same in any batch, and the same for every arm, which takes some noise out of their comparison.
+    The chance that a prompt takes depends on the seed and the number of the prompt alone: it is the same in any batch, and the
+    same for every arm, which takes some noise out of their comparison.
 
     Args:
         prompts: token ids, at least one each.
         vocabulary_size: ids from there on are padding, and never written.
         end_ids: the tokens that end a text, each by itself.
         seed: of the sampling; None: greedy, the likeliest token each time.
+        sampling_temperature: above 0; divides the logits that are sampled from.
+        top_p: in (0, 1]; sampled are the likeliest tokens alone that together hold this share of the probability.
 
     Raises:
         BadInput: an empty prompt, or one that leaves no room for `max_new_tokens` in the context; names it.
         StageFailed: logits are NaN or infinite; names the prompt.
+
+    Source: top_p: nucleus sampling, Holtzman et al. 2020, section 3.1, arXiv:1904.09751.
     """
+    choose = partial(_choose, temperature=sampling_temperature, top_p=top_p)
     head, context = cut_head(model, vocabulary_size, place=place), context_length(model)
     for number, prompt in enumerate(prompts):
         if not len(prompt):
@@ -67,7 +75,8 @@ def continuations(
     for batch in by_length([len(prompt) for prompt in prompts], batch_size):
         chances = None if seed is None else np.array([np.random.default_rng([seed, n]).random(max_new_tokens) for n in batch.tolist()])
         with answering(model):
-            texts = _write(model, head, [prompts[n] for n in batch], chances, max_new_tokens, np.array([*end_ids], np.int64), batch, place)
+            ends = np.array([*end_ids], np.int64)
+            texts = _write(model, head, [prompts[n] for n in batch], chances, choose, max_new_tokens, ends, batch, place)
         for number, text in zip(batch.tolist(), texts, strict=True):
             found[number] = text
         done += len(batch)
@@ -81,6 +90,7 @@ def _write(
     head: HeadParts,
     prompts: Sequence[NDArray[np.int64]],
     chances: NDArray[np.float64] | None,
+    choose: Callable[[Tensor, NDArray[np.float64] | None], Tensor],
     max_new_tokens: int,
     end_ids: NDArray[np.int64],
     numbers: NDArray[np.intp],
@@ -97,7 +107,7 @@ def _write(
         bad = first_not_finite(logits)
         if bad is not None:
             raise StageFailed(f"{place}: prompt {numbers[bad]}, new token {step}: NaN or infinite logits. Did its training diverge?")
-        chosen = _choose(logits, None if chances is None else chances[:, step])
+        chosen = choose(logits, None if chances is None else chances[:, step])
         written.append(chosen.cpu().numpy())
         ended |= np.isin(written[-1], end_ids)
         if ended.all():
@@ -107,13 +117,23 @@ def _write(
     return [_until_end(row, end_ids) for row in np.stack(written, axis=1)] if written else [np.zeros(0, np.int64)] * len(prompts)
 
 
-def _choose(logits: Tensor, chances: NDArray[np.float64] | None) -> Tensor:
+def _choose(logits: Tensor, chances: NDArray[np.float64] | None, *, temperature: float, top_p: float) -> Tensor:
     """The likeliest token, or the one in whose share of the cumulative probability the chance lies."""
     if chances is None:
         return logits.argmax(dim=-1)
-    below = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
+    probs = torch.softmax(logits.double() / temperature, dim=-1)
+    if top_p < 1:
+        probs = _nucleus(probs, top_p)
+    below = probs.cumsum(dim=-1)
     points = torch.from_numpy(chances).to(logits.device)[:, None] * below[:, -1:]
     return torch.searchsorted(below, points, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Without the tokens before which, in falling order, a share of `top_p` is reached already; not summing to 1 any more."""
+    falling, order = probs.sort(dim=-1, descending=True, stable=True)
+    kept = torch.where(falling.cumsum(dim=-1) - falling < top_p, falling, 0.0)
+    return torch.zeros_like(probs).scatter(-1, order, kept)
 
 
 def _cache_name(model: PreTrainedModel) -> str:

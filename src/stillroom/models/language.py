@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from stillroom.core.protocols import Progress
+
 
 class LanguagePredictor:
     """Fulfils `core.protocols.Predictor`: of a text it predicts how surprising it is, in nats a token."""
@@ -69,7 +71,8 @@ class LanguagePredictor:
     def ids(self, text: str, *, is_rendered: bool = False) -> NDArray[np.int64]:
         """The token ids of a text, cut to `max_length`; `is_rendered`: a chat template wrote it, special tokens included."""
         adds = adds_special_tokens(self.tokenizer, text, is_rendered=is_rendered)
-        coded = self.tokenizer(text, add_special_tokens=adds, truncation=self.max_length is not None, max_length=self.max_length)
+        cut = {"truncation": self.max_length is not None, "max_length": self.max_length}
+        coded = self.tokenizer(text, add_special_tokens=adds, verbose=False, **cut)
         return np.asarray(coded["input_ids"], np.int64)
 
     def prompt_ids(self, text: str, *, is_rendered: bool = False) -> NDArray[np.int64]:
@@ -84,10 +87,13 @@ class LanguagePredictor:
         *,
         max_new_tokens: int,
         seed: int | None = None,
+        sampling_temperature: float = 1.0,
+        top_p: float = 1.0,
         is_rendered: bool = False,
         end_ids: Collection[int] = (),
+        progress: Progress | None = None,
     ) -> list[str]:
-        """What the model writes after each prompt: greedy, or sampled from a seed.
+        """What the model writes after each prompt: greedy, or sampled from a seed. The prompt and the text put together read on.
 
         Args:
             is_rendered: a chat template wrote the prompts, special tokens included.
@@ -99,9 +105,19 @@ class LanguagePredictor:
         coded = [self.prompt_ids(prompt, is_rendered=is_rendered) for prompt in prompts]
         ends = {*end_ids} | {end for end in (self.tokenizer.eos_token_id,) if end is not None}
         found = continuations(
-            self.model, coded, max_new_tokens=max_new_tokens, vocabulary_size=self.vocabulary_size, end_ids=ends, seed=seed
-        )
-        return [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in found]
+            self.model, coded, max_new_tokens=max_new_tokens, vocabulary_size=self.vocabulary_size, end_ids=ends, seed=seed,
+            sampling_temperature=sampling_temperature, top_p=top_p, progress=progress,
+        )  # fmt: skip
+        return [self._text_after(ids, new) for ids, new in zip(coded, found, strict=True)]
+
+    def _text_after(self, ids: NDArray[np.int64], new: NDArray[np.int64]) -> str:
+        """The text of `new`. Decoded behind the prompt: some tokenizers drop the white space that a text decoded alone begins with."""
+
+        def decoded(ids: NDArray[np.int64]) -> str:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+        before, whole = decoded(ids), decoded(np.concatenate([ids, new]))
+        return whole.removeprefix(before) if whole.startswith(before) else decoded(new)
 
     def save(self, folder: Path) -> None:
         """What `save_causal` writes, which transformers loads by itself, and predictor.json."""

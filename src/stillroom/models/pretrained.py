@@ -116,8 +116,9 @@ def readable(name: str, place: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         if isinstance(error, BadInput):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"= {name!r} cannot be loaded: {reason} Give a folder with config.json, model.safetensors and a tokenizer."
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+        needed = "Give a folder with config.json, model.safetensors and a tokenizer (./NAME), or a hub id."
+        message = f"= {name!r} cannot be loaded: {reason}. {needed}"
         raise BadInput.at(place, message) from error
 
 

@@ -1,7 +1,8 @@
-"""The student of a run at work: on frames, lists of texts, and files."""
+"""The student of a run at work: on frames, lists of texts, prompts, and files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stillroom.core.errors import BadInput, nearest
 from stillroom.core.records import Column
 from stillroom.data.columns import coerce
 from stillroom.data.sources import read_table
@@ -19,14 +21,16 @@ from stillroom.spec.data import FileSourceSpec
 from stillroom.spec.load import load_job
 
 if TYPE_CHECKING:
-    from stillroom.core.protocols import Predictor
+    from stillroom.core.protocols import Predictor, Progress
+    from stillroom.pipeline.progress import Listener
+    from stillroom.spec.job import Job
 
 
 class StudentPredictor:
     """A trained student. Takes what the job's data looked like: columns by name, in any order."""
 
-    def __init__(self, predictor: Predictor, columns: tuple[Column, ...]) -> None:
-        self._predictor, self.columns = predictor, columns
+    def __init__(self, predictor: Predictor, columns: tuple[Column, ...], job: Job) -> None:
+        self._predictor, self.columns, self.job = predictor, columns, job
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -34,7 +38,7 @@ class StudentPredictor:
         return self._predictor.classes
 
     def predict(self, rows: Any) -> NDArray[Any]:
-        """(n,) class names, or (n,) values.
+        """(n,) class names, or (n,) values; of a language model how surprising each text is, in nats a token.
 
         Args:
             rows: a DataFrame with the feature columns, a list of dicts, or for a text student a list of strings.
@@ -60,29 +64,111 @@ class StudentPredictor:
         frame = rows if isinstance(rows, pd.DataFrame) else _frame(rows, self.columns)
         return self._predictor.predict_values(coerce(frame, self.columns, place="rows"))
 
+    def generate(
+        self,
+        prompts: Sequence[Any],
+        *,
+        new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """What a language model writes after each prompt, without the prompt.
 
-def load(run_dir: Path | str) -> StudentPredictor:
-    """The student of a run.
+        Args:
+            prompts: texts to go on with. Where the job's data are conversations: what a user says, or lists of messages.
+            new_tokens: at most so many tokens each; the model ends a text before where it has learnt to.
+            temperature: 0 takes the likeliest token each time; above, tokens are sampled, from logits divided by it.
+            top_p: sampled are the likeliest tokens alone that together hold this share of the probability.
+            seed: of the sampling; a prompt's chance depends on it and on the prompt's number alone.
+            progress: told the prompts done and in all.
+
+        Raises:
+            BadInput: no language model, no prompts, a setting out of range, or a prompt that the context has no room for.
+            StageFailed: the model's logits are not finite.
+        """
+        if self.job.task != "language-model":
+            raise BadInput.at("generate", f"needs a language model; this run's task is {self.job.task}, use predict.")
+        from stillroom.models.language import LanguagePredictor
+        from stillroom.pipeline.language.predict import write_texts
+
+        assert isinstance(self._predictor, LanguagePredictor), "what a language job trains"
+        return write_texts(
+            self._predictor, prompts, is_chat=self.job.data.messages is not None, new_tokens=new_tokens, temperature=temperature,
+            top_p=top_p, seed=seed, progress=progress,
+        )  # fmt: skip
+
+    def predict_table(self, file: Path) -> pd.DataFrame:
+        """Predictions for the rows of a file: for a classification with every class's probability. Of a language model how surprising
+        the texts are, of prompts and conversations the answers: nats_per_token, over so many tokens.
+
+        Raises:
+            BadInput: the file.
+        """
+        if self.job.task == "language-model":
+            from stillroom.models.language import LanguagePredictor
+            from stillroom.pipeline.language.predict import surprise
+
+            assert isinstance(self._predictor, LanguagePredictor), "what a language job trains"
+            return surprise(self._predictor, self.job, file)
+        source = self.job.data.source
+        blanks = source.missing_values if isinstance(source, FileSourceSpec) else ()
+        values = self.predict_values(read_table(file, place="FILE", missing_values=blanks))
+        if not self.classes:
+            return pd.DataFrame({"prediction": values})
+        table = pd.DataFrame(values, columns=[f"p_{name}" for name in self.classes])
+        table.insert(0, "prediction", np.asarray(self.classes, dtype=object)[values.argmax(axis=1)])
+        return table
+
+
+def load(run_dir: Path | str, *, arm: str = "student") -> StudentPredictor:
+    """The student of a run, or another of its models.
+
+    Args:
+        arm: student, control (the same student, trained without the teacher) or teacher.
 
     Raises:
-        BadInput: no run there.
-        StageFailed: its student is not trained yet.
+        BadInput: no run there, no such arm.
+        StageFailed: it is not trained yet.
     """
-    student = require(open_run(Path(run_dir)).student, "train")
-    return StudentPredictor(load_predictor(student), read_manifest(student)["columns"])
+    run = open_run(Path(run_dir))
+    folders = {"student": run.student, "control": run.arm("control", 0), "teacher": run.teacher}
+    if arm not in folders:
+        raise BadInput.at("arm", f"= {arm!r} is none of them; {nearest(arm, folders)}")
+    job = load_job(run.job)
+    if arm == "control" and not job.evaluation.control:
+        raise BadInput.at("arm", "= 'control', but this run trained none (evaluation.control: false).")
+    folder = require(folders[arm], "train")
+    return StudentPredictor(load_predictor(folder), read_manifest(folder)["columns"], job)
 
 
 def predict_file(run_dir: Path, file: Path) -> str:
-    """CSV text: a row a row of the file, with the prediction and, for a classification, every class's probability."""
-    student = load(run_dir)
-    source = load_job(open_run(run_dir).job).data.source
-    blanks = source.missing_values if isinstance(source, FileSourceSpec) else ()
-    values = student.predict_values(read_table(file, place="FILE", missing_values=blanks))
-    if not student.classes:
-        return str(pd.DataFrame({"prediction": values}).to_csv(index=False))
-    table = pd.DataFrame(values, columns=[f"p_{name}" for name in student.classes])
-    table.insert(0, "prediction", np.asarray(student.classes, dtype=object)[values.argmax(axis=1)])
-    return str(table.to_csv(index=False))
+    """CSV text: `StudentPredictor.predict_table` of a run's student."""
+    return str(load(run_dir).predict_table(file).to_csv(index=False))
+
+
+def generate_file(
+    run_dir: Path, prompts: Sequence[str], file: Path | None, *, arm: str, listener: Listener, **settings: Any
+) -> list[dict[str, Any]]:
+    """ "prompt" and "text" of each prompt, given or in a file; settings as `StudentPredictor.generate`.
+
+    Raises:
+        BadInput, StageFailed: as `StudentPredictor.generate`, and where there are no prompts, or two sources of them.
+    """
+    if bool(prompts) == (file is not None):
+        raise BadInput.at(
+            "PROMPT", "and --file: " + ("give one of them." if prompts else "there is no prompt; give a text, or a file of them.")
+        )
+    job = load_job(open_run(run_dir).job)
+    if job.task != "language-model":
+        raise BadInput.at(str(run_dir), f"is a run of task {job.task}, whose student writes no texts; use `stillroom predict`.")
+    if file is not None:
+        from stillroom.data.corpus import read_prompts
+
+        prompts = read_prompts(file, job.data, place="--file")
+    texts = load(run_dir, arm=arm).generate(prompts, progress=listener.task("writing"), **settings)
+    return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _frame(rows: Any, columns: tuple[Column, ...]) -> pd.DataFrame:

@@ -27,6 +27,10 @@ BUNDLED_LICENCE = "BSD-3-Clause"
 """scikit-learn's own, under which its bundled data sets are distributed."""
 
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+"""Any of them is a tokenizer, whatever else lies beside it."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """The lines of the lineage: an ensemble's members before the ensemble, other teachers behind the one whose student ships."""
@@ -135,10 +139,10 @@ def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: W
 
 
 def teacher_name(spec: AnyTeacherSpec) -> str:
-    """How a teacher is called where the job gives it no name."""
+    """How a teacher is called where the job gives it no name. Of a folder the last part: the card goes out into the world."""
     for field in ("name", "estimator", "fitted", "model", "object", "kind"):
         if value := getattr(spec, field, None):
-            return str(value)
+            return Path(value).name if field == "model" and Path(value).is_absolute() else str(value)
     raise AssertionError(spec)
 
 
@@ -174,12 +178,28 @@ def _file_problems(job: Job) -> list[Problem]:
 
 def _model_problems(job: Job) -> Iterator[Problem]:
     """Folders of models and data sets that are named as such; a hub id is the hub's to know."""
-    others = ((f"other_teachers.{name}.model", spec, "model") for name, spec in job.other_teachers.items())
-    models = (("teacher.model", job.teacher, "model"), *others, ("student.model", job.student, "model"))
-    for place, section, key in (*models, ("data.source.id", job.data.source, "id")):
-        name = getattr(section, key, None)
-        if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
-            yield Problem(place, f"no such folder: {name}. Correct the path, or the environment variable it is made of.")
+    if isinstance(job.data.source, HubSourceSpec) and Path(job.data.source.id).is_absolute() and not Path(job.data.source.id).is_dir():
+        yield _no_folder("data.source.id", job.data.source.id)
+    others = ((f"other_teachers.{name}.model", spec) for name, spec in job.other_teachers.items())
+    for place, section in (("teacher.model", job.teacher), *others, ("student.model", job.student)):
+        name = getattr(section, "model", None)
+        if name is None:
+            continue
+        folder = Path(name)
+        if not folder.is_absolute():
+            if folder.is_dir():
+                reason = "is a hub id, and there is a folder of this name here: write ./ before it (paths are relative to the job file)"
+                yield Problem(place, f"= {name!r} {reason}, or rename the folder.")
+        elif not folder.is_dir():
+            yield _no_folder(place, name)
+        elif not (folder / "config.json").is_file():
+            yield Problem(place, f"= {name!r} is no folder of a transformers model: it has no config.json.")
+        elif not any((folder / file).is_file() for file in _TOKENIZERS):
+            yield Problem(place, f"= {name!r} has no tokenizer (tokenizer.json); put the one there that the model was trained with.")
+
+
+def _no_folder(place: str, name: str) -> Problem:
+    return Problem(place, f"no such folder: {name}. Correct the path, or the environment variable it is made of.")
 
 
 def _fitted_problems(spec: AnyTeacherSpec, place: str) -> Iterator[Problem]:

@@ -98,7 +98,8 @@ def _results(data: ReportData) -> str:
     rows = next((m.n for m in evidence.measures if style(m.measure).group == "quality"), 0)
     interval = "intervals" if confidence is None else f"{percent(confidence)} intervals"
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *body])
-    return f"On {rows} test rows, in brackets {interval}. `control` is the same student trained on hard labels alone.\n\n{table}"
+    control = "`control` is the same student trained on hard labels alone."
+    return f"On {rows} test {words.unit(evidence)}s, in brackets {interval}. {control}\n\n{table}"
 
 
 def _value(measure: Measure | None) -> str:
@@ -149,10 +150,19 @@ def _training(data: ReportData) -> str:
 
 def _use(data: ReportData) -> str:
     if data.setting("task") == "language-model":
+        prompt = 'prompt = tokenizer("Once upon a time", return_tensors="pt")'
+        if data.setting("data", "messages"):
+            prompt = (
+                'messages = [{"role": "user", "content": "Who are you?"}]\n'
+                'prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
+            )
         return (
             "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'model = AutoModelForCausalLM.from_pretrained("path/to/run/student")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("path/to/run/student")\n```\n\n`lineage.json` says who taught what.'
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/run/student")\n'
+            f"{prompt}\n"
+            "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0], skip_special_tokens=True))\n```\n\n"
+            "transformers alone loads it. `stillroom generate` writes without code; `lineage.json` says who taught what."
         )
     return (
         '```python\nimport stillroom\n\nstudent = stillroom.load("path/to/run")\nstudent.predict(table)\n```\n\n'

@@ -31,7 +31,7 @@ STYLES: dict[str, Style] = {
     "roc_auc": Style("ROC AUC", "score", "higher", "quality", "how well it ranks; 0.5 is chance"),
     "log_loss": Style("Log loss", "score", "lower", "quality", "mean of \u2212log of the probability given to the label, in nats"),
     "ece": Style("Calibration error", "score", "lower", "quality", "mean gap between confidence and accuracy"),
-    "perplexity": Style("Perplexity", "score", "lower", "quality", "e to the log loss: how many tokens it wavers between"),
+    "perplexity": Style("Perplexity", "amount", "lower", "quality", "e to the log loss: how many tokens it wavers between"),
     "bits_per_byte": Style("Bits per byte", "score", "lower", "quality", "of text, whatever the tokens"),
     "r2": Style("R\u00b2", "score", "higher", "quality", "share of the target\u2019s variance explained"),
     "mae": Style("MAE", "amount", "lower", "quality", "mean absolute error, in units of the target"),
@@ -65,6 +65,15 @@ STYLES: dict[str, Style] = {
     "label_agreement_with_student": Style("Agreement with the student", "share", "higher", "export"),
 }
 
+_OF_TOKENS = {
+    "accuracy": "share of tokens that it held for the likeliest",
+    "log_loss": "mean of \u2212log of the probability given to the next token, in nats a token",
+    "ece": "mean gap between confidence in the likeliest token and accuracy",
+    "agreement": "share of tokens for which both hold the same one for the likeliest",
+    "forward_kl": "mean KL(teacher\u2016student), in nats a token",
+}
+"""What explains a measure where its answers are next tokens."""
+
 GROUP_TITLES: dict[Group, str] = {
     "quality": "Quality",
     "fidelity": "Fidelity",
@@ -80,6 +89,12 @@ def style(measure: str) -> Style:
     name, _, domain = measure.partition("@")
     found = STYLES.get(name) or Style(name.replace("_", " "), "amount", "", "quality")
     return replace(found, label=f"{found.label}, on {domain}") if domain else found
+
+
+def explanation(measure: str, *, of_tokens: bool) -> str:
+    """What a measure is, in one clause; `of_tokens`: of a language model."""
+    found = style(measure).explanation
+    return _OF_TOKENS.get(measure.partition("@")[0], found) if of_tokens else found
 
 
 def shown(measure: str, value: float, *, plain: bool = False) -> str:

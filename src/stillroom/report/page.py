@@ -16,7 +16,7 @@ from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
 from stillroom.report import plots, teachers, words
 from stillroom.report.data import ReportData
-from stillroom.report.measures import GROUP_TITLES, STYLES, percent, ratio, shown, shown_range, shown_work, style
+from stillroom.report.measures import GROUP_TITLES, STYLES, explanation, percent, ratio, shown, shown_range, shown_work, style
 
 T = TypeVar("T")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -92,6 +92,7 @@ def _head(data: ReportData) -> dict[str, Any]:
         "finding": words.finding(evidence, confidence),
         "against_teacher": words.against_teacher(evidence),
         "limits": words.limits(evidence, confidence),
+        "unit": words.unit(evidence),
         "strip": plots.verdict_strip(verdict) if verdict else None,
         "waiver": data.waiver,
         "tiles": _tiles(evidence),
@@ -125,10 +126,10 @@ def _figures(data: ReportData) -> dict[str, Any]:
 
 def _findings(data: ReportData) -> dict[str, Any]:
     disagreements = data.details.disagreements
-    classifies = data.setting("task") != "tabular-regression"
+    task = str(data.setting("task") or "")
     return {
-        "cases": [_case(d, classifies=classifies) for d in disagreements],
-        "cases_summary": _cases_summary(disagreements, classifies=classifies),
+        "cases": [_case(d, task) for d in disagreements],
+        "cases_summary": _cases_summary(disagreements, task),
         "leak": None if data.leak is None else _leak(data.leak, in_sample=data.setting("labelling", "mode") == "in-sample"),
         "calibration": None if data.calibration is None else data.calibration.message,
         "parity": [
@@ -245,7 +246,7 @@ def _groups(evidence: Evidence) -> list[dict[str, Any]]:
         rows = [
             {
                 "label": style(name).label,
-                "explanation": style(name).explanation,
+                "explanation": explanation(name, of_tokens=words.unit(evidence) == "document"),
                 "cells": [_cell(evidence.value(arm, name)) for arm in evidence.arms],
             }
             for name in order
@@ -296,8 +297,8 @@ def _forests(evidence: Evidence) -> list[dict[str, Any]]:
             }
             for m, i in zip(rows, intervals, strict=True)
         ]
-        explanation = "; ".join(part for part in (style(name).explanation, better) if part)
-        forests.append({"label": style(name).label, "explanation": explanation, "rows": cells, "ticks": plots.interval_ticks(name, axis)})
+        explained = "; ".join(filter(None, [explanation(name, of_tokens=words.unit(evidence) == "document"), better]))
+        forests.append({"label": style(name).label, "explanation": explained, "rows": cells, "ticks": plots.interval_ticks(name, axis)})
     return forests
 
 
@@ -330,7 +331,9 @@ def _slices(data: ReportData, primary: str) -> list[dict[str, Any]]:
     return slices
 
 
-def _case(d: Disagreement, *, classifies: bool) -> dict[str, Any]:
+def _case(d: Disagreement, task: str) -> dict[str, Any]:
+    classifies = task not in ("tabular-regression", "language-model")
+    size = f"distance {d.size:.2f}" if classifies else f"{d.size:.4g} {'nats a token ' if task == 'language-model' else ''}apart"
     answers = []
     for arm, answer in (("teacher", d.teacher), ("student", d.student), ("control", d.control)):
         if answer is not None:
@@ -341,17 +344,23 @@ def _case(d: Disagreement, *, classifies: bool) -> dict[str, Any]:
     summary = ", ".join(f"{name} {cell}" for name, cell in cells[:_SHOWN_CELLS])
     more = len(cells) - _SHOWN_CELLS
     return {
+        "label_is": "length" if task == "language-model" else "label",
         "label": d.label,
         "answers": answers,
-        "size": f"distance {d.size:.2f}" if classifies else f"{d.size:.4g} apart",
+        "size": size,
         "text": cells[0][1] if len(cells) == 1 else None,
         "summary": f"{summary}, and {more} more" if more > 0 else summary,
         "cells": cells,
     }
 
 
-def _cases_summary(cases: tuple[Disagreement, ...], *, classifies: bool) -> str:
-    if not classifies:
+def _cases_summary(cases: tuple[Disagreement, ...], task: str) -> str:
+    if task == "language-model":
+        return (
+            f"The {len(cases)} test documents on which their next-token distributions are furthest apart (mean KL(teacher\u2016student)). "
+            "Beside each arm stands its log loss."
+        )
+    if task == "tabular-regression":
         return f"The {len(cases)} test rows on which their values are furthest apart."
     teacher = sum(d.teacher == d.label for d in cases)
     student = sum(d.student == d.label for d in cases)

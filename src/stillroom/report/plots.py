@@ -221,18 +221,20 @@ def verdict_strip(verdict: Verdict) -> Markup:
         tag("line", x1=f"{low:.2f}%", x2=f"{high:.2f}%", y1=34, y2=34, class_="bar verdict-bar"),
         tag("svg", tag("circle", cx=0, cy=34, r=6, class_="mark verdict-mark"), x=f"{axis(verdict.difference):.2f}%", overflow="visible"),
     ]
-    near = high - low < 16
-    for at, bound, outwards in ((low, verdict.low, "end"), (high, verdict.high, "start")):
-        anchor = outwards if near else _inside(at)
-        drawn.append(tag("text", shown_difference(measure, bound), x=f"{at:.2f}%", y=58, class_="tick", text_anchor=anchor))
     between = " to ".join(shown_difference(measure, bound) for bound in bounds)
+    # Bounds that would run into each other, or beyond the picture's edge, are one text.
+    written = [((low + high) / 2, between, 25)]
+    if high - low >= 16:
+        written = [(at, shown_difference(measure, bound), 10) for at, bound in zip((low, high), bounds, strict=True)]
+    for at, words, edge in written:
+        drawn.append(tag("text", words, x=f"{at:.2f}%", y=58, class_="tick", text_anchor=_inside(at, edge)))
     told = f"Difference {shown_difference(measure, verdict.difference)}, interval {between}"
     return tag("svg", tag("title", told), *drawn, width="100%", height=64, role="img", class_="cell strip")
 
 
-def _inside(at: float) -> str:
-    """Where a text at `at` percent of a cell's width is anchored, so that it stays in the cell."""
-    return "start" if at < 10 else "end" if at > 90 else "middle"
+def _inside(at: float, edge: float = 10) -> str:
+    """Where a text at `at` percent of a cell's width is anchored, so that it stays in the cell; half of it takes `edge` percent."""
+    return "start" if at < edge else "end" if at > 100 - edge else "middle"
 
 
 # ---- learning curves

@@ -18,6 +18,11 @@ def verdict_words(evidence: Evidence, confidence: float | None = None) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
+def unit(evidence: Evidence) -> str:
+    """What the test split consists of, and what intervals are over: a "document" of a language model, else a "row"."""
+    return "document" if any(m.measure == "perplexity" for m in evidence.measures) else "row"
+
+
 def headline(evidence: Evidence) -> str:
     """The verdict in one sentence."""
     return HEADLINES[evidence.verdict.outcome] if evidence.verdict else "No verdict: this run has no control."
@@ -65,7 +70,8 @@ def limits(evidence: Evidence, confidence: float | None = None) -> list[str]:
     if verdict is None:
         return ["Without a control nothing is said about distillation itself: set evaluation.control to true."]
     student = evidence.value("student", verdict.measure)
-    rows = f"{student.n} test rows" if student else "test rows"
+    test_rows = f"test {unit(evidence)}s"
+    rows = f"{student.n} {test_rows}" if student else test_rows
     seeds = student.seeds if student else 0
     said = {
         "helped": "The verdict does not say that the student is as good as the teacher, or that another one would gain as much.",
@@ -79,10 +85,10 @@ def limits(evidence: Evidence, confidence: float | None = None) -> list[str]:
         )
     elif verdict.outcome == "no evidence" and student and _is_wide(evidence, verdict):
         limits.append(f"The interval is wide: {rows} and {seeds} trained students cannot tell a small gain from none.")
-    limits.append(f"It holds for rows like the {rows}; rows from another time or place may behave otherwise.")
+    limits.append(f"It holds for {unit(evidence)}s like the {rows}; those from another time or place may behave otherwise.")
     level = "The interval" if confidence is None else f"The {percent(confidence)} interval"
     limits.append(
-        f"{level} covers the choice of test rows and the randomness of training ({_students(seeds)}), not the choice of settings."
+        f"{level} covers the choice of {test_rows} and the randomness of training ({_students(seeds)}), not the choice of settings."
     )
     return limits
 

@@ -71,7 +71,7 @@ def cut_student(
         "num_heads": num_heads,
         "num_key_value_heads": num_key_value_heads,
     }
-    _check(teacher, layers, layer_choice, widths, has_calibration=calibration is not None)
+    check_cut(teacher, layers, layer_choice, widths, has_calibration=calibration is not None)
     batches = list(calibration or ())
     depth, influence, student = len(architecture_of(teacher).stack(teacher)), None, teacher
     blocks = list(range(depth)) if layers is None else layers
@@ -88,15 +88,15 @@ def cut_student(
     return CutStudent(student, tuple(blocks), influence, () if note is None else (note,))
 
 
-def _check(
+def check_cut(
     teacher: PreTrainedModel,
     layers: int | Sequence[int] | None,
     layer_choice: str,
     widths: Mapping[str, int | None],
     *,
-    has_calibration: bool,
+    has_calibration: bool = True,
 ) -> None:
-    """Everything that can be wrong, before anything is computed."""
+    """Everything that can be wrong with a cut, before anything is computed: of the teacher only the shapes are looked at."""
     depth, problems, measured = len(architecture_of(teacher).stack(teacher)), [], []
     if layer_choice not in ("spaced", "block-influence"):
         problems.append(Problem("student.layer_choice", f"= {layer_choice!r}; allowed: 'spaced', 'block-influence'."))

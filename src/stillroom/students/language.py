@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stillroom.core.errors import BadInput, needs_extra
+from stillroom.core.errors import BadInput, Problem, nearest, needs_extra
 from stillroom.core.token_records import TokenExample
 from stillroom.models.causal import load_causal, shared_vocabulary, size_note
 from stillroom.models.pretrained import quiet, seeded, to_accelerator
-from stillroom.students.causal import cut_student
+from stillroom.spec.student import WIDTHS
+from stillroom.students.causal import check_cut, cut_student
 
 with needs_extra("torch", "a language model as a student"):
     import torch
@@ -68,6 +69,22 @@ def build_student(
     return model, notes
 
 
+def check_student(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel) -> None:
+    """What can be wrong with a student of this teacher before any weight is loaded: `teacher` may lie on the meta device.
+
+    Raises:
+        BadInput: the teacher cannot be cut so, or its config has no such field.
+    """
+    if spec.init == "teacher-layers":
+        check_cut(teacher, spec.layers, spec.layer_choice, {name: getattr(spec, name) for name in WIDTHS})
+    elif spec.init == "fresh":
+        known = {**teacher.config.to_dict(), **teacher.config.attribute_map}
+        unknown = [name for name in spec.config if name not in known]
+        if unknown:
+            kind = type(teacher.config).__name__
+            raise BadInput(Problem(f"student.config.{name}", f"no such field of {kind}; {nearest(name, known)}") for name in unknown)
+
+
 def merged(model: Any) -> PreTrainedModel:
     """A plain model: adapters, where there are any, added to the weights that they adapt."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[no-any-return]
@@ -81,6 +98,7 @@ def _pretrained(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, tokenize
 
 
 def _fresh(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
+    check_student(spec, teacher)
     config = type(teacher.config).from_dict({**teacher.config.to_dict(), **spec.config})
     try:
         with quiet(), seeded(seed):

@@ -61,7 +61,7 @@ def training_arguments(
     """
     own = {name: value for name, value in settings.items() if name not in _NOT_THEIRS}
     own["warmup_steps"] = settings["warmup_ratio"]  # below 1 it is a share of all steps
-    extra = _checked(settings["arguments"], {*own, *_NOT_THEIRS}, place)
+    extra = further_arguments(settings, place)
     defaults = {**_DEFAULTS, "eval_strategy": "steps" if validated else "no", "use_cpu": not torch.accelerator.is_available()}
     try:
         return TrainingArguments(
@@ -71,7 +71,13 @@ def training_arguments(
         raise BadInput.at(f"{place}.arguments", " ".join(str(error).split())) from error
 
 
-def _checked(extra: Mapping[str, Any], own: set[str], place: str) -> dict[str, Any]:
+def further_arguments(settings: Mapping[str, Any], place: str = "training") -> dict[str, Any]:
+    """The fields of TrainingArguments that "arguments" of the settings holds, each of its type.
+
+    Raises:
+        BadInput: all unknown, reserved and mistyped fields at once.
+    """
+    extra, own = settings["arguments"], {*settings, *_NOT_THEIRS, "warmup_steps"}
     hints = get_type_hints(TrainingArguments)
     known = {field.name for field in fields(TrainingArguments) if field.init}
     values, problems = {}, []

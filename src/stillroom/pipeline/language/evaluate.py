@@ -13,6 +13,7 @@ from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.files import write_bytes
 from stillroom.core.language_records import LanguageScores
 from stillroom.core.records import Details, Evidence, Measure
+from stillroom.data.conversations import end_of_turn
 from stillroom.evaluation.generation import generation_measures
 from stillroom.evaluation.language import language_evidence
 from stillroom.evaluation.language_cost import measure_language_cost
@@ -51,7 +52,7 @@ class _Prompts:
     """Beginnings of test documents, and the answers where the data has them.
 
     Attributes:
-        end_ids: the tokens that end a turn in a chat.
+        end_ids: what ends a turn in a chat.
         timed: the beginnings that are timed, as token ids.
     """
 
@@ -59,7 +60,7 @@ class _Prompts:
     answers: list[str] | None
     max_new_tokens: int
     is_rendered: bool
-    end_ids: frozenset[int]
+    end_ids: tuple[int, ...]
     timed: list[NDArray[np.int64]]
 
     def continued(self, model: LanguagePredictor, *, seed: int | None = None) -> list[str]:
@@ -145,15 +146,14 @@ def _prompts(work: LanguageWork, taught: Taught) -> _Prompts:
     if num_passed_over:
         room = f"leave no room for {settings.new_tokens} new tokens (evaluation.new_tokens) in the teacher's context of {context}"
         work.listener.say(f"{num_passed_over} test prompts {room}; others are continued in their place.")
-    answers = [_answer(teacher, answer) for _, answer in chosen]
-    ends = frozenset(end for _, end in answers if end is not None)
-    written = [text for text, _ in answers] if with_answers else None
+    answers = [_without_special_tokens(teacher, answer) for _, answer in chosen] if with_answers else None
+    end = end_of_turn(teacher.tokenizer) if is_rendered else None
     begun = [prompt for prompt, _ in chosen]
     timed = [
         teacher.prompt_ids(text, is_rendered=is_rendered)[:_PROMPT_TOKENS]
         for text in begun or [text for text in map("".join, texts[:_COST_TEXTS]) if text][:1]
     ]
-    return _Prompts(begun, written, settings.new_tokens, is_rendered, ends, timed)
+    return _Prompts(begun, answers, settings.new_tokens, is_rendered, () if end is None else (end,), timed)
 
 
 def _beginning(teacher: LanguagePredictor, text: str) -> str:
@@ -161,11 +161,10 @@ def _beginning(teacher: LanguagePredictor, text: str) -> str:
     return str(teacher.tokenizer.decode(ids[: min(_PROMPT_TOKENS, len(ids) // 2)], skip_special_tokens=True))
 
 
-def _answer(teacher: LanguagePredictor, answer: str) -> tuple[str, int | None]:
-    """An answer as an arm that writes it is read, and the special token that ends it in the text, where one does."""
+def _without_special_tokens(teacher: LanguagePredictor, answer: str) -> str:
+    """An answer as an arm that writes it is read."""
     ids = teacher.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
-    last = teacher.tokenizer.added_tokens_decoder.get(ids[-1]) if ids else None
-    return str(teacher.tokenizer.decode(ids, skip_special_tokens=True)), ids[-1] if last is not None and last.special else None
+    return str(teacher.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def _costs(work: LanguageWork, prompts: _Prompts) -> list[Measure]:

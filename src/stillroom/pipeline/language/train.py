@@ -65,7 +65,7 @@ def _train_arm(work: LanguageWork, taught: Taught, arm: str, seed: int) -> tuple
             vocabulary_size=taught.vocabulary_size, validation=corpus.validation,
             progress=work.listener.task(f"training the {arm}, seed {seed}"),
         )  # fmt: skip
-    return LanguagePredictor(merged(model), tokenizer), curve
+    return LanguagePredictor(merged(model), tokenizer, column=job.data.text or "text"), curve
 
 
 def _untrained(work: LanguageWork, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stillroom.core.arms import other_teacher
-from stillroom.core.errors import for_each
+from stillroom.core.errors import BadInput, Problem, collecting, for_each
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.token_records import Corpus, Sequences
 from stillroom.pipeline.folder import RunFolder
@@ -64,10 +64,10 @@ class LanguageWork(Work):
 
 
 def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool = False) -> LanguageWork:
-    """A job at work, its documents read and tokenised.
+    """A job at work, its documents read and tokenised, its settings held against the teacher's config.
 
     Raises:
-        BadInput: a student or another teacher of another tokenizer, or what is wrong with the documents.
+        BadInput: a student or another teacher of another tokenizer; what is wrong with the documents; as `check_against_teacher`.
     """
     work = LanguageWork(job, folder, listener, allow_code)
     for_each(lambda name: _require_same_tokens(work, name), job.other_teachers)
@@ -75,8 +75,39 @@ def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool 
         from stillroom.models.causal import load_tokenizer, require_same_tokens
 
         require_same_tokens(work.tokenizer, load_tokenizer(student, place="student.model"), place="student.model")
-    _ = work.corpus
+    check_against_teacher(work)
     return work
+
+
+def check_against_teacher(work: LanguageWork) -> None:
+    """What a job can get wrong about its models, found before any weight is loaded and any token asked for.
+
+    Raises:
+        BadInput: every problem: with the student, with the training's arguments, with the lengths of examples and continuations.
+    """
+    from stillroom.models.causal import sketch_causal
+    from stillroom.models.token_batches import context_length
+    from stillroom.students.language import check_student
+    from stillroom.training.arguments import further_arguments
+
+    job, corpus = work.job, work.corpus
+    teacher = sketch_causal(work.teacher_spec.model, place="teacher.model")
+    problems: list[Problem] = []
+    with collecting(problems):
+        check_student(work.student_spec, teacher)
+    with collecting(problems):
+        further_arguments(job.training.model_dump())
+    context = context_length(teacher)
+    parts = [corpus.train, corpus.test, *corpus.other_domains.values(), *([corpus.validation] if corpus.validation else [])]
+    longest = max(len(example) for part in parts for example in part.examples)
+    if context is not None and longest > context:
+        reason = f"the teacher reads {context} tokens at once, and an example has {longest}; set it to {context} or less."
+        problems.append(Problem("training.max_length", f"= {job.training.max_length}: {reason}"))
+    if context is not None and job.evaluation.new_tokens >= context:
+        reason = f"leaves no room for a prompt in the {context} tokens that the teacher reads at once; take fewer."
+        problems.append(Problem("evaluation.new_tokens", f"= {job.evaluation.new_tokens} {reason}"))
+    if problems:
+        raise BadInput(problems)
 
 
 def _require_same_tokens(work: LanguageWork, name: str) -> None:
