@@ -2,6 +2,7 @@
 
     python benchmarks/lm_teacher.py         first: trains the teacher (11 million parameters)
     python benchmarks/lm.py                 every arm at every seed, lm.md rewritten
+    python benchmarks/lm.py --arms control,full         these alone are trained, no page: a share of the work for one process
     python benchmarks/lm.py --quick --teacher FOLDER    a few steps, one seed, printed
 
 The arms are one student, a quarter of the teacher, cut out of it: `control` learns the tokens alone; `full` the teacher's whole
@@ -43,7 +44,7 @@ from stillroom.training.language import train_language_model
 from stillroom.training.language_teachers import OfflineTeacher, OnlineTeacher, TokenTeacher
 
 ROOT = Path(__file__).parents[1]
-MAX_LENGTH, TRANSFER_TOKENS, PILOT_EXAMPLES, CALIBRATION_EXAMPLES = 256, 1_200_000, 16, 64
+MAX_LENGTH, TRANSFER_TOKENS, PILOT_EXAMPLES, CALIBRATION_EXAMPLES = 256, 600_000, 16, 64
 STORED = {
     "threshold": "an unbiased sample, the default",
     "sampled": "an unbiased sample, drawn with replacement (arXiv:2503.16870)",
@@ -54,7 +55,7 @@ STUDENT: dict[str, Any] = {"layers": 6, "hidden_size": 160, "intermediate_size":
 TRAINING: dict[str, Any] = {
     "num_train_epochs": 1.0, "learning_rate": 2.0e-3, "per_device_train_batch_size": 8, "warmup_ratio": 0.05, "weight_decay": 0.1,
     "max_length": MAX_LENGTH, "packing": True,
-    "arguments": {"lr_scheduler_type": "cosine", "adam_beta2": 0.95},
+    "arguments": {"lr_scheduler_type": "cosine", "adam_beta2": 0.95, "bf16": True},
 }  # fmt: skip
 
 
@@ -232,14 +233,18 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, default=ROOT / "runs" / "lm-teacher")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark-lm")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", type=lambda names: names.split(","), default=list(WORDS))
     options = parser.parse_args()
     seeds = 1 if options.quick else options.seeds
     settings = {**TRAINING, "arguments": {**TRAINING["arguments"], **({"max_steps": 5} if options.quick else {})}}
     bench = Bench(options.runs, options.teacher, tokens=10_000 if options.quick else TRANSFER_TOKENS, settings=settings)
     schemes = bench.schemes()
     for name, scheme in schemes.items():
-        bench.label(name, scheme)
-    arms = {name: [bench.arm(name, seed, schemes) for seed in range(seeds)] for name in WORDS}
+        if name in options.arms:
+            bench.label(name, scheme)
+    arms = {name: [bench.arm(name, seed, schemes) for seed in range(seeds)] for name in options.arms}
+    if len(arms) < len(WORDS):
+        return
     arms["teacher"] = [bench.teacher_scores()]
     scores: dict[str, Scores] = {test: {name: [found[test] for found in each] for name, each in arms.items()} for test in bench.tests}
     text = page(bench, schemes, scores, seeds)
