@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.token_records import Sequences, TokenExample, TokenScheme
 from stillroom.models.causal import load_causal, save_causal
@@ -47,14 +50,33 @@ def stored(teacher: Any, sequences: Sequences, scheme: TokenScheme) -> OfflineTe
     return OfflineTeacher(lambda numbers: [answers[n] for n in numbers], len(answers), scheme, fingerprint("stored", scheme.number))
 
 
-def run(folder: Path, name: str, **changes: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
+class Watch(TrainerCallback):
+    """Sees after every step that this process holds about `share` of the weights, gradients and moments; stops after a checkpoint."""
+
+    def __init__(self, share: float, stop_at: int | None) -> None:
+        self.share, self.stop_at = share, stop_at
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any) -> None:
+        moments = [moment for group in optimizer.state.values() for moment in group.values() if moment.dim()]
+        for tensors in (list(model.parameters()), moments):
+            mine = sum(tensor.to_local().numel() if isinstance(tensor, DTensor) else tensor.numel() for tensor in tensors)
+            assert abs(mine / sum(tensor.numel() for tensor in tensors) - self.share) < 0.02
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step == self.stop_at
+
+
+def run(
+    folder: Path, name: str, *, share: float = 1.0, stop_at: int | None = None, **changes: Any
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Train the student in `folder` on packed rows: the curve's losses, and how its weights differ from the first ones."""
     (student, tokenizer), (teacher, _) = load_causal(str(folder / "student")), load_causal(str(folder / "teacher"))
     student.double()
     start = {key: value.clone() for key, value in student.state_dict().items()}
     sequences = texts(33)
+    rate = changes.pop("learning_rate", 0.1)
     arguments = {"optim": "sgd", "max_grad_norm": 0, "lr_scheduler_type": "constant", "logging_steps": 1, **changes}
-    own = {"per_device_train_batch_size": 3, "num_train_epochs": 2.0, "learning_rate": 0.1, "weight_decay": 0.0, "warmup_ratio": 0.0}
+    own = {"per_device_train_batch_size": 3, "num_train_epochs": 2.0, "learning_rate": rate, "weight_decay": 0.0, "warmup_ratio": 0.0}
     settings = {**TrainingSpec().model_dump(), **own, "max_length": 24, "packing": True, "arguments": arguments}
     curve = train_language_model(
         student,
@@ -67,6 +89,7 @@ def run(folder: Path, name: str, **changes: Any) -> tuple[list[float], dict[str,
         folder=folder / name,
         vocabulary_size=VOCABULARY,
         validation=texts(5, seed=1),
+        callbacks=[Watch(share, stop_at)],
     )
     moved = {key: value - start[key] for key, value in student.state_dict().items()}
     return [point.value for point in curve], moved
@@ -115,11 +138,21 @@ def test_two_processes_train_like_one(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sharding_that_would_not_happen_is_refused(folder: Path) -> None:
-    """accelerate shards on accelerators only, and ignores the setting elsewhere."""
-    done = start_two_processes(folder, "sharded", fsdp="full_shard")
-    assert done.returncode != 0
-    assert "training.arguments.fsdp: = True: nothing is sharded on this device (cpu, 2 processes)" in done.stderr, done.stderr[-5000:]
+def test_a_sharded_student_trains_like_a_whole_one_and_resumes_bit_for_bit(folder: Path) -> None:
+    """AdamW, clipped gradients, evaluations and checkpoints. All in float64, but for the teacher's answers."""
+    changes: dict[str, Any] = {"optim": "adamw_torch", "max_grad_norm": 0.5, "eval_steps": 2, "save_steps": 2, "learning_rate": 0.01}
+    losses, moved = run(folder, "one", gradient_accumulation_steps=2, **changes)
+    changes |= {"share": 0.5, "fsdp": "full_shard"}
+    two_losses, two_moved = in_two_processes(folder, "sharded", **changes)
+    assert two_losses == pytest.approx(losses, rel=1e-6)
+    assert moved.keys() == two_moved.keys()
+    for name, step in moved.items():
+        assert step.norm() > 1e-4, name
+        assert (two_moved[name] - step).norm() < 1e-6 * step.norm(), name
+    in_two_processes(folder, "stopped", stop_at=2, **changes)
+    again_losses, again = in_two_processes(folder, "stopped", **changes)
+    assert again_losses == two_losses
+    assert all(torch.equal(again[name], step) for name, step in two_moved.items())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from stillroom.models.pretrained import answering, parameters_fingerprint
 from stillroom.training.arguments import training_arguments
 from stillroom.training.language_rows import FilledBatches, PackedRows, TokenRows
 from stillroom.training.language_teachers import OnlineTeacher, TokenTeacher, head_for_loss
+from stillroom.training.sharding import Sharding, give_up_gathered, read_sharding, sharded_twin
 from stillroom.training.trainer import GlobalMeanTrainer, run_training
 
 with needs_extra("torch", "training a language model"):
@@ -110,7 +111,10 @@ def train_language_model(
     packing = bool(settings["packing"])
     if teacher is None or not objective.looks_at_teacher():
         teacher, objective = None, objective.control
-    arguments = training_arguments(settings, seed=seed, folder=folder, validated=validation is not None)
+    sharding, other = read_sharding(settings["arguments"])
+    arguments = training_arguments({**settings, "arguments": other}, seed=seed, folder=folder, validated=validation is not None)
+    if sharding is not None and arguments.world_size == 1:
+        raise BadInput.at("training.arguments.fsdp", "is set, and there is one process; start several with torchrun, or remove it.")
     if arguments.train_sampling_strategy != "group_by_length" and (packing or arguments.world_size > 1):
         reason = "has no meaning with packing or several processes, whose batches Stillroom lays out itself; remove it."
         raise BadInput.at("training.arguments.train_sampling_strategy", f"= {arguments.train_sampling_strategy!r} {reason}")
@@ -135,24 +139,33 @@ def train_language_model(
     taught = [None if teacher is None else teacher.fingerprint, repr(objective), vocabulary_size]
     training = fingerprint("language", parameters_fingerprint(student), data, dict(settings), seed, taught, code)
 
-    def make_trainer(watching: list[TrainerCallback]) -> TokenTrainer:
-        measure_inside_forward(student, vocabulary_size)
-        return TokenTrainer(
-            train_set,
-            validation_set,
-            objective=objective,
-            teacher=teacher,
-            vocabulary_size=vocabulary_size,
-            max_length=settings["max_length"],
-            model=student,
-            args=arguments,
-            processing_class=tokenizer,
-            callbacks=watching,
+    def train(model: nn.Module) -> list[CurvePoint]:
+        def make_trainer(watching: list[TrainerCallback]) -> TokenTrainer:
+            measure_inside_forward(model, vocabulary_size)
+            return TokenTrainer(
+                train_set,
+                validation_set,
+                objective=objective,
+                teacher=teacher,
+                vocabulary_size=vocabulary_size,
+                max_length=settings["max_length"],
+                sharding=sharding,
+                model=model,
+                args=arguments,
+                processing_class=tokenizer,
+                callbacks=watching,
+            )
+
+        return run_training(
+            make_trainer, model, training=training, settings=settings, seed=seed, folder=folder, callbacks=callbacks, progress=progress
         )
 
-    return run_training(
-        make_trainer, student, training=training, settings=settings, seed=seed, folder=folder, callbacks=callbacks, progress=progress
-    )
+    if sharding is None:
+        return train(student)
+    with sharded_twin(student) as twin:
+        curve = train(twin)
+    student.train(False)
+    return curve
 
 
 def measure_inside_forward(student: nn.Module, vocabulary_size: int) -> None:
@@ -185,9 +198,14 @@ class TokenTrainer(GlobalMeanTrainer):
         teacher: TokenTeacher | None,
         vocabulary_size: int,
         max_length: int,
+        sharding: Sharding | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(lengths=rows.lengths, train_dataset=rows, eval_dataset=validation, data_collator=rows.collate, **arguments)
+        if sharding is not None:
+            model: Any = self.model
+            sharding.shard(model, _inner(model), bf16=self.args.bf16)
+            model._is_accelerate_prepared = True  # or accelerate would put DDP around it
         self.validation, self.packed, self.max_length = validation, rows.packed, max_length
         self.objective, self.teacher, self.vocabulary_size = objective, teacher, vocabulary_size
 
@@ -218,6 +236,7 @@ class TokenTrainer(GlobalMeanTrainer):
             for batch in batches[self.args.process_index :: self.args.world_size]:
                 inputs = self._prepare_inputs(self.validation.collate(batch))
                 sums += _measured(model, inputs, partial(_validation_sums, labels=inputs["labels"])).double().cpu()
+        give_up_gathered(model)
         loss, correct, num_tokens = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").tolist()
         means = {"loss": loss / max(num_tokens, 1), "accuracy": correct / max(num_tokens, 1)}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}

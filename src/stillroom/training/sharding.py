@@ -1,0 +1,154 @@
+"""A student whose weights, gradients and optimiser state are divided among the processes: FSDP2 of torch, on any device.
+
+accelerate, which transformers would ask, shards on accelerators only, and puts the output head into a group of its own, which
+a loss that reads the head's weight without calling the head does not gather. So the sharding is done here, and accelerate
+is told nothing of it.
+
+Source: torch.distributed.fsdp.fully_shard; Zhao et al. 2023, "PyTorch FSDP", arXiv:2304.11277.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillroom.core.errors import BadInput, Problem, needs_extra
+
+with needs_extra("torch", "training a torch student"):
+    import torch
+    import torch.distributed.checkpoint as distributed_checkpoint
+    from torch import nn
+    from torch.distributed.checkpoint import state_dict
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_STRATEGIES = {"full_shard": True, "shard_grad_op": False}
+"""The values of `fsdp`, and whether a block's weights are given up again between its forward and its backward pass."""
+
+_CONFIG = {
+    "version": "only FSDP2 is there: set it to 2, or remove it.",
+    "auto_wrap_policy": "every block is a unit: set it to TRANSFORMER_BASED_WRAP, or remove it.",
+    "reshard_after_forward": "must be true (full_shard) or false (shard_grad_op).",
+}
+"""Keys of `fsdp_config` that are known, and what to do about a value that is not."""
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a student is sharded.
+
+    Attributes:
+        reshard_after_forward: whether each block's weights are gathered anew for its backward pass: less memory, more traffic.
+    """
+
+    reshard_after_forward: bool = True
+
+    def shard(self, model: nn.Module, blocks: PreTrainedModel, *, bf16: bool = False) -> None:
+        """Shard `model` in place over all processes: each block of `blocks`, the model inside it, and the root with the rest.
+
+        The embeddings, the last norm and the head belong to the root, and are whole while its forward() runs.
+
+        Args:
+            bf16: whether weights are gathered, and so computed with, in bfloat16; the shards and the sums of gradients stay float32.
+        """
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
+        names = set(blocks._no_split_modules or ())
+        for module in list(blocks.modules()):
+            if type(module).__name__ in names:
+                fully_shard(module, reshard_after_forward=self.reshard_after_forward, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
+
+
+def read_sharding(arguments: Mapping[str, Any], *, place: str = "training.arguments") -> tuple[Sharding | None, dict[str, Any]]:
+    """How the fields `fsdp` and `fsdp_config` of transformers.TrainingArguments want it, if at all; and the other fields.
+
+    Raises:
+        BadInput: a value that is not supported; every kind of problem at once.
+    """
+    rest = {name: value for name, value in arguments.items() if name not in ("fsdp", "fsdp_config")}
+    wanted, config = arguments.get("fsdp"), arguments.get("fsdp_config") or {}
+    if not wanted:
+        return None, rest
+    problems = []
+    given = set(wanted.split() if isinstance(wanted, str) else [] if wanted is True else [str(wanted)])
+    if given - {*_STRATEGIES, "auto_wrap"} or len(given & set(_STRATEGIES)) > 1:
+        problems.append(Problem(f"{place}.fsdp", f"= {wanted!r} is not supported; set it to true, full_shard or shard_grad_op."))
+    if not isinstance(config, Mapping):
+        raise BadInput.at(f"{place}.fsdp_config", f"= {config!r} is not a mapping; write the keys into the job.")
+    config = {str(name).removeprefix("fsdp_"): value for name, value in config.items()}
+    reshard = config.get("reshard_after_forward", "shard_grad_op" not in given)
+    right = {
+        "version": config.get("version", 2) == 2,
+        "auto_wrap_policy": config.get("auto_wrap_policy", "TRANSFORMER_BASED_WRAP") == "TRANSFORMER_BASED_WRAP",
+        "reshard_after_forward": isinstance(reshard, bool),
+    }
+    for name, value in config.items():
+        remedy = _CONFIG.get(name, f"is not supported; allowed: {', '.join(_CONFIG)}. Remove it.")
+        if not right.get(name, False):
+            problems.append(Problem(f"{place}.fsdp_config.{name}", f"= {value!r}: {remedy}"))
+    if rest.get("fp16"):
+        problems.append(Problem(f"{place}.fp16", "does not go with fsdp; set bf16 instead."))
+    if problems:
+        raise BadInput(problems)
+    return Sharding(reshard), rest
+
+
+@contextmanager
+def sharded_twin(student: nn.Module) -> Iterator[nn.Module]:
+    """A copy of `student` to be sharded and trained; afterwards `student` has its weights, whole, in every process.
+
+    fully_shard changes a model for good, and the caller's is to be an ordinary one again. Meanwhile it waits in main memory.
+    """
+    device = next(student.parameters()).device
+    twin = copy.deepcopy(student)
+    student.to("cpu")
+    yield twin
+    with torch.no_grad():
+        ours = dict([*student.named_parameters(), *student.named_buffers()])
+        # One after the other: the whole model need not fit beside its shards on an accelerator.
+        for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+            ours[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+    student.to(device)
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether the parameters of `model` are divided among the processes."""
+    return isinstance(model, FSDPModule)
+
+
+def give_up_gathered(model: nn.Module) -> None:
+    """Leave only the shards: after a forward without a backward pass the root, at least, is still whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write the weights, each process its own shards; to be called in all of them."""
+    distributed_checkpoint.save(state_dict.get_model_state_dict(model), checkpoint_id=folder)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Read what `save_weights` wrote, in any number of processes."""
+    weights = state_dict.get_model_state_dict(model)
+    distributed_checkpoint.load(weights, checkpoint_id=folder)
+    state_dict.set_model_state_dict(model, weights)
+
+
+def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Write the optimiser's state, each process its own shards; to be called in all of them."""
+    distributed_checkpoint.save(state_dict.get_optimizer_state_dict(model, optimizer), checkpoint_id=folder)
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Read what `save_optimizer` wrote, in any number of processes."""
+    state = state_dict.get_optimizer_state_dict(model, optimizer)
+    distributed_checkpoint.load(state, checkpoint_id=folder)
+    state_dict.set_optimizer_state_dict(model, optimizer, state)
