@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
@@ -95,27 +94,14 @@ def run(
     return [point.value for point in curve], moved
 
 
-def in_two_processes(folder: Path, name: str, **changes: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
-    done = start_two_processes(folder, name, **changes)
-    assert done.returncode == 0, done.stderr[-5000:]
-    losses, moved = torch.load(folder / f"{name}.pt")
-    return losses, moved
-
-
-def start_two_processes(folder: Path, name: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        __file__,
-        str(folder),
-        name,
-        json.dumps(changes),
-    ]
+def in_two_processes(folder: Path, *runs: tuple[str, dict[str, Any]]) -> list[tuple[list[float], dict[str, torch.Tensor]]]:
+    """What `run` returns for each (name, changes), one after the other, in the first of two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(folder), json.dumps(runs)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr[-5000:]
+    found: list[tuple[list[float], dict[str, torch.Tensor]]] = torch.load(folder / "found.pt")
+    return found
 
 
 @pytest.fixture
@@ -129,7 +115,7 @@ def folder(tiny_causal: Callable[..., tuple[Any, Any]], tmp_path: Path) -> Path:
 def test_two_processes_train_like_one(folder: Path) -> None:
     """The same global batches: two micro-batches of one process, one each of two. The last batch is short, and not repeated."""
     losses, moved = run(folder, "one", gradient_accumulation_steps=2)
-    two_losses, two_moved = in_two_processes(folder, "two")
+    ((two_losses, two_moved),) = in_two_processes(folder, ("two", {}))
     assert two_losses == pytest.approx(losses, rel=1e-6)
     assert moved.keys() == two_moved.keys()
     for name, step in moved.items():
@@ -142,22 +128,21 @@ def test_a_sharded_student_trains_like_a_whole_one_and_resumes_bit_for_bit(folde
     """AdamW, clipped gradients, evaluations and checkpoints. All in float64, but for the teacher's answers."""
     changes: dict[str, Any] = {"optim": "adamw_torch", "max_grad_norm": 0.5, "eval_steps": 2, "save_steps": 2, "learning_rate": 0.01}
     losses, moved = run(folder, "one", gradient_accumulation_steps=2, **changes)
-    changes |= {"share": 0.5, "fsdp": "full_shard"}
-    two_losses, two_moved = in_two_processes(folder, "sharded", **changes)
+    sharded = {**changes, "share": 0.5, "fsdp": "full_shard"}
+    runs = ("sharded", sharded), ("stopped", {**sharded, "stop_at": 2}), ("stopped", sharded)
+    (two_losses, two_moved), _, (again_losses, again) = in_two_processes(folder, *runs)
     assert two_losses == pytest.approx(losses, rel=1e-6)
     assert moved.keys() == two_moved.keys()
     for name, step in moved.items():
         assert step.norm() > 1e-4, name
         assert (two_moved[name] - step).norm() < 1e-6 * step.norm(), name
-    in_two_processes(folder, "stopped", stop_at=2, **changes)
-    again_losses, again = in_two_processes(folder, "stopped", **changes)
     assert again_losses == two_losses
     assert all(torch.equal(again[name], step) for name, step in two_moved.items())
 
 
 if __name__ == "__main__":
-    root, run_name = Path(sys.argv[1]), sys.argv[2]
-    result = run(root, run_name, **json.loads(sys.argv[3]))
+    root = Path(sys.argv[1])
+    found = [run(root, name, **changes) for name, changes in json.loads(sys.argv[2])]
     if os.environ["RANK"] == "0":
-        torch.save(result, root / f"{run_name}.pt")
+        torch.save(found, root / "found.pt")
     torch.distributed.destroy_process_group()

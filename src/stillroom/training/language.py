@@ -22,7 +22,7 @@ from stillroom.models.pretrained import answering, parameters_fingerprint
 from stillroom.training.arguments import training_arguments
 from stillroom.training.language_rows import FilledBatches, PackedRows, TokenRows
 from stillroom.training.language_teachers import OnlineTeacher, TokenTeacher, head_for_loss
-from stillroom.training.sharding import Sharding, give_up_gathered, read_sharding, sharded_twin
+from stillroom.training.sharding import ShardedCheckpoints, Sharding, give_up_gathered, read_sharding, sharded_twin
 from stillroom.training.trainer import GlobalMeanTrainer, run_training
 
 with needs_extra("torch", "training a language model"):
@@ -184,7 +184,7 @@ def measure_inside_forward(student: nn.Module, vocabulary_size: int) -> None:
     student.forward = forward
 
 
-class TokenTrainer(GlobalMeanTrainer):
+class TokenTrainer(ShardedCheckpoints, GlobalMeanTrainer):
     """The trainer of a student whose forward() measures: see `measure_inside_forward`."""
 
     objective: TokenLoss

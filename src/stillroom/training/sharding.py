@@ -20,11 +20,13 @@ from stillroom.core.errors import BadInput, Problem, needs_extra
 
 with needs_extra("torch", "training a torch student"):
     import torch
-    import torch.distributed.checkpoint as distributed_checkpoint
     from torch import nn
     from torch.distributed.checkpoint import state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+    from torch.distributed.checkpoint.state_dict_saver import save
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
     from torch.distributed.tensor import DTensor
+    from transformers import Trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,6 +40,9 @@ _CONFIG = {
     "reshard_after_forward": "must be true (full_shard) or false (shard_grad_op).",
 }
 """Keys of `fsdp_config` that are known, and what to do about a value that is not."""
+
+_WEIGHTS, _OPTIMIZER, _SCHEDULE = "sharded-weights", "sharded-optimizer", "scheduler.pt"
+"""What lies in a checkpoint of a sharded model."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,6 @@ def sharded_twin(student: nn.Module) -> Iterator[nn.Module]:
     student.to(device)
 
 
-def is_sharded(model: Any) -> bool:
-    """Whether the parameters of `model` are divided among the processes."""
-    return isinstance(model, FSDPModule)
-
-
 def give_up_gathered(model: nn.Module) -> None:
     """Leave only the shards: after a forward without a backward pass the root, at least, is still whole."""
     for module in model.modules():
@@ -130,25 +130,58 @@ def give_up_gathered(model: nn.Module) -> None:
             module.reshard()
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write the weights, each process its own shards; to be called in all of them."""
-    distributed_checkpoint.save(state_dict.get_model_state_dict(model), checkpoint_id=folder)
+class ShardedCheckpoints(Trainer):
+    """A trainer whose checkpoints of a sharded model are written by all processes, each its own shards, and read by any number.
 
+    transformers would write the shards of the first process and take them for the whole. Models that are not sharded stay its own.
+    """
 
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """Read what `save_weights` wrote, in any number of processes."""
-    weights = state_dict.get_model_state_dict(model)
-    distributed_checkpoint.load(weights, checkpoint_id=folder)
-    state_dict.set_model_state_dict(model, weights)
+    @property
+    def _shards(self) -> Any:
+        """The model if it is sharded, else None."""
+        return self.model if isinstance(self.model, FSDPModule) else None
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self._shards is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = state_dict.get_model_state_dict(self._shards)
+        save(weights, checkpoint_id=Path(output_dir or str(self.args.output_dir)) / _WEIGHTS)
 
-def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write the optimiser's state, each process its own shards; to be called in all of them."""
-    distributed_checkpoint.save(state_dict.get_optimizer_state_dict(model, optimizer), checkpoint_id=folder)
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._shards is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        weights = state_dict.get_model_state_dict(self._shards)
+        load(weights, checkpoint_id=Path(resume_from_checkpoint) / _WEIGHTS)
+        state_dict.set_model_state_dict(self._shards, weights)
 
+    def _load_best_model(self) -> None:
+        if self._shards is None:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Read what `save_optimizer` wrote, in any number of processes."""
-    state = state_dict.get_optimizer_state_dict(model, optimizer)
-    distributed_checkpoint.load(state, checkpoint_id=folder)
-    state_dict.set_optimizer_state_dict(model, optimizer, state)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._shards is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        optimizer, schedule = self._optimizer_and_schedule()
+        save(state_dict.get_optimizer_state_dict(self._shards, optimizer), checkpoint_id=Path(output_dir) / _OPTIMIZER)
+        if self.args.should_save:
+            torch.save(schedule.state_dict(), Path(output_dir) / _SCHEDULE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._shards is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, schedule = self._optimizer_and_schedule()
+        state = state_dict.get_optimizer_state_dict(self._shards, optimizer)
+        load(state, checkpoint_id=Path(checkpoint) / _OPTIMIZER)
+        state_dict.set_optimizer_state_dict(self._shards, optimizer, state)
+        schedule.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULE, weights_only=True))
+
+    def _optimizer_and_schedule(self) -> tuple[torch.optim.Optimizer, Any]:
+        """The optimiser inside accelerate's wrapper, and the schedule of its learning rate."""
+        wrapper: Any = self.optimizer
+        return wrapper.optimizer, self.lr_scheduler

@@ -12,7 +12,6 @@ from stillroom.core.errors import BadInput, StageFailed, needs_extra
 from stillroom.core.records import CurvePoint
 from stillroom.models.pretrained import quiet, saving, seeded
 from stillroom.training.checkpoints import keep_newest, mark_whole, newest_whole
-from stillroom.training.sharding import is_sharded, load_optimizer, load_weights, save_optimizer, save_weights
 from stillroom.training.texts import LengthGroupedSampler
 
 with needs_extra("torch", "training a torch student"):
@@ -33,9 +32,6 @@ _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 _CHECKPOINT_FIELDS = {"save_steps", "save_strategy", "load_best_model_at_end"}
 """Where a job sets one of these, every checkpoint that it asks for is written."""
-
-_WEIGHTS, _OPTIMIZER, _SCHEDULER = "sharded-weights", "sharded-optimizer", "scheduler.pt"
-"""What lies in a checkpoint of a sharded model."""
 
 
 class GlobalMeanTrainer(Trainer):
@@ -102,41 +98,6 @@ class GlobalMeanTrainer(Trainer):
     def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
         with saving(Path(str(self.args.output_dir))):
             super()._save_checkpoint(*arguments, **keywords)
-
-    # A sharded model has checkpoints of its own; transformers would write the first process's shards for the whole.
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if not is_sharded(self.model):
-            super().save_model(output_dir, _internal_call)
-        else:
-            save_weights(self.model, Path(output_dir or str(self.args.output_dir)) / _WEIGHTS)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not is_sharded(self.model):
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir) / _OPTIMIZER)
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / _SCHEDULER)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not is_sharded(self.model):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_weights(self.model, Path(resume_from_checkpoint) / _WEIGHTS)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not is_sharded(self.model):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint) / _OPTIMIZER)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER, weights_only=True))
-
-    def _load_best_model(self) -> None:
-        if not is_sharded(self.model):
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
 def run_training(

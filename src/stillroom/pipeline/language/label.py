@@ -15,6 +15,7 @@ from stillroom.models.language import LanguagePredictor
 from stillroom.models.memory import refuse_too_large
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.language.work import LanguageWork
+from stillroom.pipeline.processes import wait_for
 from stillroom.teachers.causal import CausalTeacher, label_tokens
 
 DEFAULT_NUMBERS = {"threshold": 64, "sampled": 50, "top-k": 50, "hidden": 16}
@@ -43,10 +44,14 @@ def label(work: LanguageWork) -> Taught:
     inputs = work.inputs("label")
     record = work.folder.done("label", inputs, work.folder.teacher)
     work.listener.stage("label", resumed=record is not None)
-    if record is None:
+    if record is None and work.folder.writes:
         with counted(work.folder.count("label"), inputs) as seconds:
             facts = _ask(work, _teacher(work, inputs))
             record = work.folder.finish("label", inputs, **facts, seconds=seconds())
+    elif record is None:
+        if work.teacher_spec.fine_tune is not None:
+            _teacher(work, inputs)  # all processes train it; one asks it
+        record = wait_for(lambda: work.folder.done("label", inputs, work.folder.teacher))
     question = None if work.job.labelling.tokens == "online" else _question(work, str(record["teacher"]), str(record["tokenizer"]))
     return Taught(question, int(record["vocabulary_size"]))
 
@@ -114,6 +119,8 @@ def _teacher(work: LanguageWork, inputs: str) -> CausalTeacher:
             seed=work.job.seed, folder=work.scratch("teacher"), vocabulary_size=usable_vocabulary(model, tokenizer),
             progress=work.listener.task("fine-tuning the teacher"),
         )  # fmt: skip
+    if not folder.writes:
+        return CausalTeacher(model, tokenizer)
     with whole_folder(folder.teacher) as draft:
         if spec.fine_tune is None:
             saved.write_reference(draft, spec.model)
