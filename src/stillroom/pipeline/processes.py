@@ -27,17 +27,18 @@ def leads() -> bool:
 
 
 def check_processes(job: Job) -> None:
-    """Refuse several processes where there is nothing that they could do together.
+    """Refuse several processes where there is nothing that they could do together, and a launcher that would shard a second time.
 
     Raises:
         BadInput: with the remedy.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        message = "accelerate was told to shard, which Stillroom does itself; start without its FSDP options, and set"
+        raise BadInput.at("accelerate launch", f"{message} training.arguments.fsdp.")
     number = int(os.environ.get("WORLD_SIZE", 1))
     if number > 1 and job.task != "language-model":
-        message = (
-            f"= {job.task}: {number} processes were started, but only a language-model is trained by several; start one, without torchrun."
-        )
-        raise BadInput.at("task", message)
+        message = f"= {job.task}: {number} processes were started, but only a language-model is trained by several"
+        raise BadInput.at("task", f"{message}; start one, without torchrun.")
 
 
 def wait_for(look: Callable[[], T | None]) -> T:

@@ -113,8 +113,8 @@ def train_language_model(
         teacher, objective = None, objective.control
     sharding, other = read_sharding(settings["arguments"])
     arguments = training_arguments({**settings, "arguments": other}, seed=seed, folder=folder, validated=validation is not None)
-    if sharding is not None and arguments.world_size == 1:
-        raise BadInput.at("training.arguments.fsdp", "is set, and there is one process; start several with torchrun, or remove it.")
+    if sharding is not None and not torch.distributed.is_initialized():
+        raise BadInput.at("training.arguments.fsdp", "is set, but there is one process only; start several with torchrun, or remove it.")
     if arguments.train_sampling_strategy != "group_by_length" and (packing or arguments.world_size > 1):
         reason = "has no meaning with packing or several processes, whose batches Stillroom lays out itself; remove it."
         raise BadInput.at("training.arguments.train_sampling_strategy", f"= {arguments.train_sampling_strategy!r} {reason}")

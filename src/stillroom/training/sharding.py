@@ -31,15 +31,15 @@ with needs_extra("torch", "training a torch student"):
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_STRATEGIES = {"full_shard": True, "shard_grad_op": False}
-"""The values of `fsdp`, and whether a block's weights are given up again between its forward and its backward pass."""
+_STRATEGIES = ("full_shard", "shard_grad_op")
+"""The values of `fsdp`: whether a block's weights are given up between its forward and its backward pass, or not."""
 
-_CONFIG = {
-    "version": "only FSDP2 is there: set it to 2, or remove it.",
-    "auto_wrap_policy": "every block is a unit: set it to TRANSFORMER_BASED_WRAP, or remove it.",
-    "reshard_after_forward": "must be true (full_shard) or false (shard_grad_op).",
+_CONFIG: dict[str, tuple[tuple[Any, ...], str]] = {
+    "version": ((2,), "only FSDP2 is there; set it to 2, or remove it."),
+    "auto_wrap_policy": (("TRANSFORMER_BASED_WRAP",), "every block is a unit; set it to TRANSFORMER_BASED_WRAP, or remove it."),
+    "reshard_after_forward": ((True, False), "must be true (full_shard) or false (shard_grad_op)."),
 }
-"""Keys of `fsdp_config` that are known, and what to do about a value that is not."""
+"""The keys of `fsdp_config` that are known, their values, and what to do about others."""
 
 _WEIGHTS, _OPTIMIZER, _SCHEDULE = "sharded-weights", "sharded-optimizer", "scheduler.pt"
 """What lies in a checkpoint of a sharded model."""
@@ -80,29 +80,25 @@ def read_sharding(arguments: Mapping[str, Any], *, place: str = "training.argume
     rest = {name: value for name, value in arguments.items() if name not in ("fsdp", "fsdp_config")}
     wanted, config = arguments.get("fsdp"), arguments.get("fsdp_config") or {}
     if not wanted:
+        if config:
+            raise BadInput.at(f"{place}.fsdp_config", "is set, but fsdp is not; set fsdp to true, or remove it.")
         return None, rest
-    problems = []
-    given = set(wanted.split() if isinstance(wanted, str) else [] if wanted is True else [str(wanted)])
-    if given - {*_STRATEGIES, "auto_wrap"} or len(given & set(_STRATEGIES)) > 1:
-        problems.append(Problem(f"{place}.fsdp", f"= {wanted!r} is not supported; set it to true, full_shard or shard_grad_op."))
     if not isinstance(config, Mapping):
         raise BadInput.at(f"{place}.fsdp_config", f"= {config!r} is not a mapping; write the keys into the job.")
-    config = {str(name).removeprefix("fsdp_"): value for name, value in config.items()}
-    reshard = config.get("reshard_after_forward", "shard_grad_op" not in given)
-    right = {
-        "version": config.get("version", 2) == 2,
-        "auto_wrap_policy": config.get("auto_wrap_policy", "TRANSFORMER_BASED_WRAP") == "TRANSFORMER_BASED_WRAP",
-        "reshard_after_forward": isinstance(reshard, bool),
-    }
-    for name, value in config.items():
-        remedy = _CONFIG.get(name, f"is not supported; allowed: {', '.join(_CONFIG)}. Remove it.")
-        if not right.get(name, False):
-            problems.append(Problem(f"{place}.fsdp_config.{name}", f"= {value!r}: {remedy}"))
+    problems = []
+    given = set(wanted.split()) if isinstance(wanted, str) else set() if wanted is True else {str(wanted)}
+    if given - {*_STRATEGIES, "auto_wrap"} or len(given & set(_STRATEGIES)) > 1:
+        problems.append(Problem(f"{place}.fsdp", f"= {wanted!r} is not supported; set it to true, full_shard or shard_grad_op."))
+    for key, value in config.items():
+        allowed, remedy = _CONFIG.get(str(key).removeprefix("fsdp_"), ((), f"is not supported; allowed: {', '.join(_CONFIG)}. Remove it."))
+        if value not in allowed:
+            problems.append(Problem(f"{place}.fsdp_config.{key}", f"= {value!r}: {remedy}"))
     if rest.get("fp16"):
         problems.append(Problem(f"{place}.fp16", "does not go with fsdp; set bf16 instead."))
     if problems:
         raise BadInput(problems)
-    return Sharding(reshard), rest
+    named = {str(key).removeprefix("fsdp_"): value for key, value in config.items()}
+    return Sharding(named.get("reshard_after_forward", "shard_grad_op" not in given)), rest
 
 
 @contextmanager

@@ -130,8 +130,7 @@ def run_training(
                 raise BadInput.at("training.arguments", " ".join(str(error).split())) from error
             if trainer.is_fsdp_enabled:
                 # The model would be left in shards, and the loss would not see a head that accelerate puts into a group of its own.
-                reason = "the launcher asks accelerate to shard; start without its FSDP options, and set"
-                raise BadInput.at("training.arguments.fsdp", f"{reason} this key, which language models alone have.")
+                raise BadInput.at("training", "accelerate was told to shard; start without its FSDP options, and set arguments.fsdp.")
             trainer.remove_callback(PrinterCallback)
             start = newest_whole(folder, training)
             trainer.train(resume_from_checkpoint=None if start is None else str(start))

@@ -1,0 +1,56 @@
+"""What a job may say about sharding. That it happens is shown by test_language_processes.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stillroom.core.errors import BadInput
+from stillroom.training.sharding import Sharding, read_sharding
+
+
+@pytest.mark.parametrize(
+    ("fields", "reshard"),
+    [
+        ({"fsdp": True}, True),
+        ({"fsdp": "full_shard"}, True),
+        ({"fsdp": "full_shard auto_wrap"}, True),
+        ({"fsdp": "shard_grad_op"}, False),
+        ({"fsdp": True, "fsdp_config": {"reshard_after_forward": False}}, False),
+        ({"fsdp": True, "fsdp_config": {"fsdp_version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}, True),
+    ],
+)
+def test_the_names_of_transformers_are_understood(fields: dict[str, Any], reshard: bool) -> None:
+    assert read_sharding({**fields, "optim": "sgd"}) == (Sharding(reshard), {"optim": "sgd"})
+
+
+@pytest.mark.parametrize("fields", [{}, {"fsdp": ""}, {"fsdp": False}, {"fsdp": None}])
+def test_none_is_wanted(fields: dict[str, Any]) -> None:
+    assert read_sharding({**fields, "optim": "sgd"}) == (None, {"optim": "sgd"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fsdp": "hybrid_shard"}, r"arguments\.fsdp: = 'hybrid_shard' is not supported; set it to true, full_shard or shard_grad_op"),
+        ({"fsdp": "full_shard offload"}, r"arguments\.fsdp: = 'full_shard offload' is not supported"),
+        ({"fsdp": "full_shard shard_grad_op"}, r"arguments\.fsdp: = 'full_shard shard_grad_op' is not supported"),
+        ({"fsdp": True, "fsdp_config": {"version": 1}}, r"fsdp_config\.version: = 1: only FSDP2 is there; set it to 2, or remove it"),
+        ({"fsdp": True, "fsdp_config": {"cpu_offload": True}}, r"fsdp_config\.cpu_offload: = True: is not supported; allowed: version"),
+        ({"fsdp": True, "fsdp_config": {"auto_wrap_policy": "SIZE_BASED_WRAP"}}, r"auto_wrap_policy: = 'SIZE_BASED_WRAP': every block"),
+        ({"fsdp": True, "fsdp_config": {"reshard_after_forward": "full_shard"}}, r"reshard_after_forward: = 'full_shard': must be true"),
+        ({"fsdp": True, "fsdp_config": "fsdp.json"}, r"fsdp_config: = 'fsdp\.json' is not a mapping; write the keys into the job"),
+        ({"fsdp": True, "fp16": True}, r"arguments\.fp16: does not go with fsdp; set bf16 instead"),
+        ({"fsdp_config": {"version": 2}}, r"fsdp_config: is set, but fsdp is not; set fsdp to true, or remove it"),
+    ],
+)
+def test_what_is_not_supported_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        read_sharding(fields)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(BadInput) as caught:
+        read_sharding({"fsdp": "offload", "fsdp_config": {"version": 1, "xla": True}, "fp16": True})
+    assert len(caught.value.problems) == 4
