@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from stillroom.training.language import train_language_model
 from stillroom.training.language_teachers import OfflineTeacher
 
 VOCABULARY = 30
+Found = dict[str, tuple[list[float], dict[str, torch.Tensor]]]
 
 
 def texts(number: int, seed: int = 0, longest: int = 20) -> Sequences:
@@ -99,13 +99,37 @@ def run(
     return [point.value for point in curve], moved
 
 
-def in_two_processes(folder: Path, *runs: tuple[str, dict[str, Any]]) -> list[tuple[list[float], dict[str, torch.Tensor]]]:
-    """What `run` returns for each (name, changes), one after the other, in the first of two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(folder), json.dumps(runs)]
+ONE = {"gradient_accumulation_steps": 2}
+ADAM = {"optim": "adamw_torch", "max_grad_norm": 0.5, "eval_steps": 2, "save_steps": 2, "learning_rate": 0.01}
+SHARDED = {"fsdp": "full_shard", "share": 0.5}
+GRADIENTS_SHARDED = {"fsdp": True, "fsdp_config": {"reshard_after_forward": False}, "share": 0.5}
+IN_TWO: dict[str, tuple[str, dict[str, Any]]] = {
+    "copied": ("copied", {}),
+    "sharded": ("sharded", {**ADAM, **SHARDED}),
+    "stopped": ("stopped", {**ADAM, **SHARDED, "stop_at": 2}),
+    "resumed": ("stopped", {**ADAM, **SHARDED}),
+    "adapters": ("adapters", {"adapters": True, **GRADIENTS_SHARDED}),
+    "bf16": ("bf16", {"bf16": True, **GRADIENTS_SHARDED}),
+}
+"""What two processes do, one after the other: from a name to the folder of the checkpoints and the changes for `run`."""
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_causal: Callable[..., tuple[Any, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("processes")
+    save_causal(*tiny_causal("llama", seed=1), path / "teacher")
+    save_causal(*tiny_causal("llama", seed=2, num_hidden_layers=2, tie_word_embeddings=True), path / "student")
+    return path
+
+
+@pytest.fixture(scope="module")
+def in_two(folder: Path) -> Found:
+    """What `run` returned for all of them, in the first of the two."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr[-5000:]
-    found: list[tuple[list[float], dict[str, torch.Tensor]]] = torch.load(folder / "found.pt")
+    found: Found = torch.load(folder / "found.pt")
     return found
 
 
@@ -117,55 +141,54 @@ def assert_same_steps(moved: dict[str, torch.Tensor], two_moved: dict[str, torch
         assert (two_moved[name] - step).norm() <= 1e-6 * step.norm(), name
 
 
-@pytest.fixture
-def folder(tiny_causal: Callable[..., tuple[Any, Any]], tmp_path: Path) -> Path:
-    save_causal(*tiny_causal("llama", seed=1), tmp_path / "teacher")
-    save_causal(*tiny_causal("llama", seed=2, num_hidden_layers=2, tie_word_embeddings=True), tmp_path / "student")
-    return tmp_path
-
-
 @pytest.mark.slow
-def test_two_processes_train_like_one(folder: Path) -> None:
+def test_two_processes_train_like_one(folder: Path, in_two: Found) -> None:
     """The same global batches: two micro-batches of one process, one each of two. The last batch is short, and not repeated."""
-    losses, moved = run(folder, "one", gradient_accumulation_steps=2)
-    ((two_losses, two_moved),) = in_two_processes(folder, ("two", {}))
+    losses, moved = run(folder, "one", **ONE)
+    two_losses, two_moved = in_two["copied"]
     assert two_losses == pytest.approx(losses, rel=1e-6)
     assert_same_steps(moved, two_moved)
 
 
 @pytest.mark.slow
-def test_a_sharded_student_trains_like_a_whole_one_and_resumes_bit_for_bit(folder: Path) -> None:
-    """AdamW, clipped gradients, evaluations and checkpoints. All in float64, but for the teacher's answers."""
-    changes: dict[str, Any] = {"optim": "adamw_torch", "max_grad_norm": 0.5, "eval_steps": 2, "save_steps": 2, "learning_rate": 0.01}
-    losses, moved = run(folder, "one", gradient_accumulation_steps=2, **changes)
-    sharded = {**changes, "share": 0.5, "fsdp": "full_shard"}
-    runs = ("sharded", sharded), ("stopped", {**sharded, "stop_at": 2}), ("stopped", sharded)
-    (two_losses, two_moved), _, (again_losses, again) = in_two_processes(folder, *runs)
+def test_a_sharded_student_trains_like_a_whole_one(folder: Path, in_two: Found) -> None:
+    """With AdamW, clipped gradients, and evaluations and checkpoints in between. `Watch` sees that it is sharded."""
+    losses, moved = run(folder, "one-adam", **ADAM, **ONE)
+    two_losses, two_moved = in_two["sharded"]
     assert two_losses == pytest.approx(losses, rel=1e-6)
     assert_same_steps(moved, two_moved)
-    assert again_losses == two_losses
-    assert all(torch.equal(again[name], step) for name, step in two_moved.items())
+
+
+@pytest.mark.slow
+def test_a_sharded_training_resumes_bit_for_bit(in_two: Found) -> None:
+    (losses, moved), (_, stopped), (resumed_losses, resumed) = in_two["sharded"], in_two["stopped"], in_two["resumed"]
+    assert resumed_losses == losses
+    for name, step in moved.items():
+        assert torch.equal(resumed[name], step)
+        assert not torch.equal(stopped[name], step)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for the old name
-def test_adapters_are_sharded_too_and_so_is_what_is_computed_in_bfloat16(folder: Path) -> None:
-    (one_losses, moved), (bf16_losses, _) = (
-        run(folder, "adapters", adapters=True, gradient_accumulation_steps=2),
-        run(folder, "bf16", bf16=True, gradient_accumulation_steps=2),
-    )
-    sharded = {"share": 0.5, "fsdp": True, "fsdp_config": {"reshard_after_forward": False}}
-    runs = ("two-adapters", {"adapters": True, **sharded}), ("two-bf16", {"bf16": True, **sharded})
-    (two_losses, two_moved), (two_bf16_losses, _) = in_two_processes(folder, *runs)
-    assert two_losses == pytest.approx(one_losses, rel=1e-6)
+def test_adapters_are_sharded_with_what_they_adapt(folder: Path, in_two: Found) -> None:
+    losses, moved = run(folder, "one-adapters", adapters=True, **ONE)
+    two_losses, two_moved = in_two["adapters"]
+    assert two_losses == pytest.approx(losses, rel=1e-6)
     assert_same_steps(moved, two_moved, moving="lora_")
-    # One process rounds inside autocast, which keeps the norms in float32. Of 29 tokens another one may be thought the likeliest.
-    assert two_bf16_losses == pytest.approx(bf16_losses, rel=2**-7, abs=1.01 / 29)
+
+
+@pytest.mark.slow
+def test_a_sharded_student_computes_in_bfloat16(folder: Path, in_two: Found) -> None:
+    """One process rounds inside autocast, which keeps the norms in float32. Of 29 tokens another one may be thought the likeliest."""
+    losses, _ = run(folder, "one-bf16", bf16=True, **ONE)
+    two_losses, _ = in_two["bf16"]
+    assert two_losses == pytest.approx(losses, rel=2**-7, abs=1.01 / 29)
+    assert two_losses != pytest.approx(in_two["copied"][0], rel=1e-5)
 
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    found = [run(root, name, **changes) for name, changes in json.loads(sys.argv[2])]
+    found = {name: run(root, checkpoints, **changes) for name, (checkpoints, changes) in IN_TWO.items()}
     if os.environ["RANK"] == "0":
         torch.save(found, root / "found.pt")
     torch.distributed.destroy_process_group()
