@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from stillroom.core.errors import BadInput
+from stillroom.core.errors import BadInput, StageFailed
+from stillroom.training.arguments import training_arguments
 from stillroom.training.sharding import Sharding, read_sharding
+from stillroom.training.trainer import _check_processes
 
 
 @pytest.mark.parametrize(
@@ -54,3 +58,23 @@ def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(BadInput) as caught:
         read_sharding({"fsdp": "offload", "fsdp_config": {"version": 1, "xla": True}, "fp16": True})
     assert len(caught.value.problems) == 4
+
+
+def test_other_models_are_not_sharded(tmp_path: Path) -> None:
+    settings = {"warmup_ratio": 0.0, "arguments": {"fsdp": True}}
+    with pytest.raises(BadInput, match=r"training\.arguments\.fsdp: is for language models alone; remove it"):
+        training_arguments(settings, seed=0, folder=tmp_path, validated=False)
+
+
+def test_processes_that_train_different_things_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _check_processes("a")  # alone
+
+    def gather(found: list[Any], mine: str) -> None:
+        found[:] = [mine, "b"]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    _check_processes("b")
+    with pytest.raises(StageFailed, match="the processes differ in their students"):
+        _check_processes("a")

@@ -83,6 +83,8 @@ def train_language_model(
 ) -> list[CurvePoint]:
     """Train `student` in place, and leave it in eval mode.
 
+    In several processes (torchrun, accelerate launch) all call it alike, and all end up with the same student, whole.
+
     Called again with the same arguments after it was killed, it goes on from the newest whole checkpoint in `folder`; on a
     CPU the weights are then, bit for bit, those of a training that was never stopped.
 
@@ -93,7 +95,7 @@ def train_language_model(
         teacher: an `OfflineTeacher` with answers to the same examples, or an `OnlineTeacher`. None: the tokens alone are learnt,
             whatever the objective's weight.
         settings: the fields of `stillroom.spec.training.TrainingSpec`, and "packing": whether several examples share a row of at
-            most max_length tokens.
+            most max_length tokens. Among the "arguments" `fsdp` shards the student, see `stillroom.training.sharding`.
         folder: for the checkpoints; may be deleted once the model is saved.
         vocabulary_size: rows of the models' heads that stand for a token, counted from 0; the others are cut off.
         validation: for the learning curve; never trained on.
