@@ -60,6 +60,11 @@ def test_every_problem_is_told_at_once() -> None:
     assert len(caught.value.problems) == 4
 
 
+def test_a_launcher_may_not_bring_in_half_precision() -> None:
+    with pytest.raises(ValueError, match="fp16 does not go with fsdp, take bf16"):
+        Sharding().shard(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), precision="fp16")  # type: ignore[arg-type]
+
+
 def test_other_models_are_not_sharded(tmp_path: Path) -> None:
     settings = {"warmup_ratio": 0.0, "arguments": {"fsdp": True}}
     with pytest.raises(BadInput, match=r"training\.arguments\.fsdp: is for language models alone; remove it"):

@@ -10,6 +10,7 @@ Shapes: B rows, S positions, N asked positions, H the student's width, V tokens 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -141,9 +142,10 @@ def train_language_model(
     taught = [None if teacher is None else teacher.fingerprint, repr(objective), vocabulary_size]
     training = fingerprint("language", parameters_fingerprint(student), data, dict(settings), seed, taught, code)
 
-    def train(model: nn.Module) -> list[CurvePoint]:
+    with nullcontext(student) if sharding is None else sharded_twin(student) as trained:
+
         def make_trainer(watching: list[TrainerCallback]) -> TokenTrainer:
-            measure_inside_forward(model, vocabulary_size)
+            measure_inside_forward(trained, vocabulary_size)
             return TokenTrainer(
                 train_set,
                 validation_set,
@@ -152,22 +154,15 @@ def train_language_model(
                 vocabulary_size=vocabulary_size,
                 max_length=settings["max_length"],
                 sharding=sharding,
-                model=model,
+                model=trained,
                 args=arguments,
                 processing_class=tokenizer,
                 callbacks=watching,
             )
 
         return run_training(
-            make_trainer, model, training=training, settings=settings, seed=seed, folder=folder, callbacks=callbacks, progress=progress
+            make_trainer, trained, training=training, settings=settings, seed=seed, folder=folder, callbacks=callbacks, progress=progress
         )
-
-    if sharding is None:
-        return train(student)
-    with sharded_twin(student) as twin:
-        curve = train(twin)
-    student.train(False)
-    return curve
 
 
 def measure_inside_forward(student: nn.Module, vocabulary_size: int) -> None:
@@ -206,7 +201,7 @@ class TokenTrainer(ShardedCheckpoints, GlobalMeanTrainer):
         super().__init__(lengths=rows.lengths, train_dataset=rows, eval_dataset=validation, data_collator=rows.collate, **arguments)
         if sharding is not None:
             model: Any = self.model
-            sharding.shard(model, _inner(model), bf16=self.args.bf16)
+            sharding.shard(model, _inner(model), precision=self.accelerator.mixed_precision)
             model._is_accelerate_prepared = True  # or accelerate would put DDP around it
         self.validation, self.packed, self.max_length = validation, rows.packed, max_length
         self.objective, self.teacher, self.vocabulary_size = objective, teacher, vocabulary_size

@@ -41,6 +41,8 @@ _CONFIG: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 """The keys of `fsdp_config` that are known, their values, and what to do about others."""
 
+_POLICIES = {"no": MixedPrecisionPolicy(), "bf16": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)}
+
 _WEIGHTS, _OPTIMIZER, _SCHEDULE = "sharded-weights", "sharded-optimizer", "scheduler.pt"
 """What lies in a checkpoint of a sharded model."""
 
@@ -55,15 +57,20 @@ class Sharding:
 
     reshard_after_forward: bool = True
 
-    def shard(self, model: nn.Module, blocks: PreTrainedModel, *, bf16: bool = False) -> None:
+    def shard(self, model: nn.Module, blocks: PreTrainedModel, *, precision: str = "no") -> None:
         """Shard `model` in place over all processes: each block of `blocks`, the model inside it, and the root with the rest.
 
         The embeddings, the last norm and the head belong to the root, and are whole while its forward() runs.
 
         Args:
-            bf16: whether weights are gathered, and so computed with, in bfloat16; the shards and the sums of gradients stay float32.
+            precision: "no", or "bf16": weights are gathered, and so computed with, in bfloat16; shards and sums of gradients stay float32.
+
+        Raises:
+            ValueError: another precision.
         """
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
+        if precision not in _POLICIES:
+            raise ValueError(f"{precision} does not go with fsdp, take bf16.")  # the processes would not agree on which steps overflow
+        policy = _POLICIES[precision]
         names = set(blocks._no_split_modules or ())
         for module in list(blocks.modules()):
             if type(module).__name__ in names:
@@ -109,14 +116,16 @@ def sharded_twin(student: nn.Module) -> Iterator[nn.Module]:
     """
     device = next(student.parameters()).device
     twin = copy.deepcopy(student)
-    student.to("cpu")
-    yield twin
-    with torch.no_grad():
-        ours = dict([*student.named_parameters(), *student.named_buffers()])
-        # One after the other: the whole model need not fit beside its shards on an accelerator.
-        for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
-            ours[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
-    student.to(device)
+    student.to("cpu").train(False)
+    try:
+        yield twin
+        with torch.no_grad():
+            ours = dict([*student.named_parameters(), *student.named_buffers()])
+            # One after the other: the whole model need not fit beside its shards on an accelerator.
+            for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+                ours[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+    finally:
+        student.to(device)
 
 
 def give_up_gathered(model: nn.Module) -> None:
