@@ -51,7 +51,7 @@ STORED = {
     "top-k": "the likeliest tokens, and the mass of the rest",
 }
 WORDS = {"control": "nothing", "full": "everything, teacher in memory", **STORED}
-STUDENT: dict[str, Any] = {"layers": 6, "hidden_size": 160, "intermediate_size": 432, "num_heads": 3, "num_key_value_heads": 3}
+STUDENT: dict[str, Any] = {"layers": 5, "hidden_size": 192, "intermediate_size": 432, "num_heads": 3, "num_key_value_heads": 3}
 TRAINING: dict[str, Any] = {
     "num_train_epochs": 1.0, "learning_rate": 2.0e-3, "per_device_train_batch_size": 8, "warmup_ratio": 0.05, "weight_decay": 0.1,
     "max_length": MAX_LENGTH, "packing": True,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from stillroom.cli.options import AllowCode, JobFile, Overrides, RunDir
+
+if TYPE_CHECKING:
+    from stillroom.pipeline.run import Run
 
 
 def label(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:
@@ -34,13 +39,21 @@ def report(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = Non
     _until("report", job_file, overrides, run_dir, allow_code)
 
 
-def _until(stage: str, job_file: Path, overrides: list[str] | None, run_dir: Path | None, allow_code: bool) -> None:
+def walk(stage: str, job_file: Path, overrides: list[str] | None, run_dir: Path | None, allow_code: bool) -> Run | None:
+    """The run, walked up to `stage`; None in a process that only helped another one."""
     from stillroom.spec.load import load_job
 
     job = load_job(job_file, overrides or ())
     from stillroom.cli.terminal import Terminal
+    from stillroom.pipeline.processes import leads
     from stillroom.pipeline.run import run as run_job
 
-    with Terminal() as terminal:
+    with Terminal() if leads() else nullcontext() as terminal:
         result = run_job(job, run_dir=run_dir, allow_code=allow_code, listener=terminal, until=stage)
-    typer.echo(f"{stage}: done, in {result.folder.path}")
+    return result if leads() else None
+
+
+def _until(stage: str, job_file: Path, overrides: list[str] | None, run_dir: Path | None, allow_code: bool) -> None:
+    result = walk(stage, job_file, overrides, run_dir, allow_code)
+    if result is not None:
+        typer.echo(f"{stage}: done, in {result.folder.path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +31,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def to_accelerator(model: Model) -> Model:
-    """The model on the accelerator if there is one, else where it is."""
+    """The model on the accelerator if there is one, else where it is. Processes that were started together take one each."""
     if torch.accelerator.is_available():
+        if "LOCAL_RANK" in os.environ:
+            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
         model.to(torch.accelerator.current_accelerator())
     return model
 

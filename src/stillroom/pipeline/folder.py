@@ -20,9 +20,14 @@ STAGES = ("label", "train", "evaluate", "export", "report")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names every path of a run, and reads and writes the stages' records."""
+    """Names every path of a run, and reads and writes the stages' records.
+
+    Attributes:
+        writes: False in a process that helps another one to train: it reads what that one has written, and writes no stage itself.
+    """
 
     path: Path
+    writes: bool = True
 
     @property
     def job(self) -> Path:
@@ -104,12 +109,15 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process out of this run. The lock goes with the process, however it ends.
+        """Keep every other process out of this run, but those that only help. The lock goes with the process, however it ends.
 
         Raises:
             BadInput: another process is at work here.
             StageFailed: the folder cannot be written.
         """
+        if not self.writes:
+            yield
+            return
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)

@@ -13,6 +13,7 @@ from stillroom.core.errors import BadInput, nearest
 from stillroom.core.files import write_text
 from stillroom.core.records import Evidence
 from stillroom.pipeline.folder import STAGES, RunFolder
+from stillroom.pipeline.processes import check_processes, leads, parting
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.terms import check_job
 from stillroom.pipeline.work import family
@@ -65,6 +66,8 @@ def run(
 ) -> Run:
     """Distil: walk the stages up to `until`, each resuming where it stopped.
 
+    Started in several processes (torchrun, accelerate launch), the first one does so; the others help to train, and return then.
+
     Args:
         job: a job, or the path of a job file.
         run_dir: the run's folder; default runs/NAME in the working directory.
@@ -83,9 +86,13 @@ def run(
     if until not in STAGES:
         raise BadInput.at("until", f"= {until!r} is no stage; {nearest(until, STAGES)}")
     check_job(job)
-    folder = RunFolder(Path(run_dir) if run_dir is not None else Path("runs") / (job.name or "job"))
-    with folder.locked():
-        write_text(folder.job, dump_job(job))
+    check_processes(job)
+    folder = RunFolder(Path(run_dir) if run_dir is not None else Path("runs") / (job.name or "job"), writes=leads())
+    if not folder.writes:
+        listener, until = None, min(until, "train", key=STAGES.index)
+    with folder.locked(), parting():
+        if folder.writes:
+            write_text(folder.job, dump_job(job))
         work = family(job, "work").open_work(job, folder, listener or Silence(), allow_code)
         getattr(family(job, until), until)(work)
     return Run(replace(folder, path=folder.path.absolute()))

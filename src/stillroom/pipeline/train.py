@@ -52,6 +52,9 @@ def train_arms(work: Work, train_one: Callable[[str, int], tuple[Saved, list[Cur
     told = work.listener.task("training")
     for num_done, (arm, i) in enumerate(untrained, start=len(each) - len(untrained)):
         told(num_done, len(each))
+        if not work.folder.writes:
+            train_one(arm, work.seeds[i])  # together with the process that saves it
+            continue
         with counted(work.folder.count(f"{arm}-{i}"), inputs[arm]) as seconds:
             model, curve = train_one(arm, work.seeds[i])
             with whole_folder(work.folder.arm(arm, i)) as draft:
@@ -59,6 +62,8 @@ def train_arms(work: Work, train_one: Callable[[str, int], tuple[Saved, list[Cur
                 facts = {"inputs": inputs[arm], "seed": work.seeds[i], "seconds": seconds(), "curve": [asdict(point) for point in curve]}
                 write_json(draft / TRAINING_RECORD, facts)
     told(len(each), len(each))
+    if not work.folder.writes:
+        return
     seconds_of_each = [_training(work, arm, i)["seconds"] for arm, i in each]
     work.folder.finish("train", work.inputs("train"), seeds=list(work.seeds), arms=list(arms(work)), seconds=sum(seconds_of_each))
     shutil.rmtree(work.folder.work, ignore_errors=True)

@@ -24,6 +24,8 @@ _OURS = {
     "resume_from_checkpoint": "happens by itself",
     "group_by_length": "is the default; see train_sampling_strategy",
     "prediction_loss_only": "would hide the validation loss",
+    "fsdp": "is for language models alone",
+    "fsdp_config": "is for language models alone",
 }
 """Fields that a job may not set, and why."""
 

@@ -10,6 +10,7 @@ Shapes: B rows, S positions, N asked positions, H the student's width, V tokens 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +24,7 @@ from stillroom.training.arguments import training_arguments
 from stillroom.training.language_rows import FilledBatches, PackedRows, TokenRows
 from stillroom.training.language_teachers import OnlineTeacher, TokenTeacher, head_for_loss
 from stillroom.training.memory import TeacherMemory, kept_activations, refuse_too_large_training, training_memory
+from stillroom.training.sharding import ShardedCheckpoints, Sharding, give_up_gathered, read_sharding, sharded_twin
 from stillroom.training.trainer import GlobalMeanTrainer, run_training
 
 with needs_extra("torch", "training a language model"):
@@ -83,6 +85,8 @@ def train_language_model(
 ) -> list[CurvePoint]:
     """Train `student` in place, and leave it in eval mode.
 
+    In several processes (torchrun, accelerate launch) all call it alike, and all end up with the same student, whole.
+
     Called again with the same arguments after it was killed, it goes on from the newest whole checkpoint in `folder`; on a
     CPU the weights are then, bit for bit, those of a training that was never stopped.
 
@@ -93,7 +97,7 @@ def train_language_model(
         teacher: an `OfflineTeacher` with answers to the same examples, or an `OnlineTeacher`. None: the tokens alone are learnt,
             whatever the objective's weight.
         settings: the fields of `stillroom.spec.training.TrainingSpec`, and "packing": whether several examples share a row of at
-            most max_length tokens.
+            most max_length tokens. Among the "arguments" `fsdp` shards the student, see `stillroom.training.sharding`.
         folder: for the checkpoints; may be deleted once the model is saved.
         vocabulary_size: rows of the models' heads that stand for a token, counted from 0; the others are cut off.
         validation: for the learning curve; never trained on.
@@ -112,7 +116,10 @@ def train_language_model(
     packing = bool(settings["packing"])
     if teacher is None or not objective.looks_at_teacher():
         teacher, objective = None, objective.control
-    arguments = training_arguments(settings, seed=seed, folder=folder, validated=validation is not None)
+    sharding, other = read_sharding(settings["arguments"])
+    arguments = training_arguments({**settings, "arguments": other}, seed=seed, folder=folder, validated=validation is not None)
+    if sharding is not None and not torch.distributed.is_initialized():
+        raise BadInput.at("training.arguments.fsdp", "is set, but there is one process only; start several with torchrun, or remove it.")
     if arguments.train_sampling_strategy != "group_by_length" and (packing or arguments.world_size > 1):
         reason = "has no meaning with packing or several processes, whose batches Stillroom lays out itself; remove it."
         raise BadInput.at("training.arguments.train_sampling_strategy", f"= {arguments.train_sampling_strategy!r} {reason}")
@@ -138,24 +145,27 @@ def train_language_model(
     taught = [None if teacher is None else teacher.fingerprint, repr(objective), vocabulary_size]
     training = fingerprint("language", parameters_fingerprint(student), data, dict(settings), seed, taught, code)
 
-    def make_trainer(watching: list[TrainerCallback]) -> TokenTrainer:
-        measure_inside_forward(student, vocabulary_size)
-        return TokenTrainer(
-            train_set,
-            validation_set,
-            objective=objective,
-            teacher=teacher,
-            vocabulary_size=vocabulary_size,
-            max_length=settings["max_length"],
-            model=student,
-            args=arguments,
-            processing_class=tokenizer,
-            callbacks=watching,
-        )
+    with nullcontext(student) if sharding is None else sharded_twin(student) as trained:
 
-    return run_training(
-        make_trainer, student, training=training, settings=settings, seed=seed, folder=folder, callbacks=callbacks, progress=progress
-    )
+        def make_trainer(watching: list[TrainerCallback]) -> TokenTrainer:
+            measure_inside_forward(trained, vocabulary_size)
+            return TokenTrainer(
+                train_set,
+                validation_set,
+                objective=objective,
+                teacher=teacher,
+                vocabulary_size=vocabulary_size,
+                max_length=settings["max_length"],
+                sharding=sharding,
+                model=trained,
+                args=arguments,
+                processing_class=tokenizer,
+                callbacks=watching,
+            )
+
+        return run_training(
+            make_trainer, trained, training=training, settings=settings, seed=seed, folder=folder, callbacks=callbacks, progress=progress
+        )
 
 
 def measure_inside_forward(student: nn.Module, vocabulary_size: int) -> None:
@@ -174,7 +184,7 @@ def measure_inside_forward(student: nn.Module, vocabulary_size: int) -> None:
     student.forward = forward
 
 
-class TokenTrainer(GlobalMeanTrainer):
+class TokenTrainer(ShardedCheckpoints, GlobalMeanTrainer):
     """The trainer of a student whose forward() measures: see `measure_inside_forward`."""
 
     objective: TokenLoss
@@ -188,9 +198,14 @@ class TokenTrainer(GlobalMeanTrainer):
         teacher: TokenTeacher | None,
         vocabulary_size: int,
         max_length: int,
+        sharding: Sharding | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(lengths=rows.lengths, train_dataset=rows, eval_dataset=validation, data_collator=rows.collate, **arguments)
+        if sharding is not None:
+            model: Any = self.model
+            sharding.shard(model, _inner(model), precision=self.accelerator.mixed_precision)
+            model._is_accelerate_prepared = True  # or accelerate would put DDP around it
         self.validation, self.packed, self.max_length = validation, rows.packed, max_length
         self.objective, self.teacher, self.vocabulary_size = objective, teacher, vocabulary_size
 
@@ -221,6 +236,7 @@ class TokenTrainer(GlobalMeanTrainer):
             for batch in batches[self.args.process_index :: self.args.world_size]:
                 inputs = self._prepare_inputs(self.validation.collate(batch))
                 sums += _measured(model, inputs, partial(_validation_sums, labels=inputs["labels"])).double().cpu()
+        give_up_gathered(model)
         loss, correct, num_tokens = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").tolist()
         means = {"loss": loss / max(num_tokens, 1), "accuracy": correct / max(num_tokens, 1)}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}

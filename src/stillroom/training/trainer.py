@@ -119,7 +119,7 @@ def run_training(
 
     Raises:
         BadInput: transformers refuses the arguments.
-        StageFailed: the loss is no longer finite, or a checkpoint cannot be written.
+        StageFailed: the loss is no longer finite, a checkpoint cannot be written, or another process trains something else.
     """
     pause = 0.0 if _CHECKPOINT_FIELDS & set(settings["arguments"]) else _SECONDS_BETWEEN_CHECKPOINTS
     try:
@@ -128,13 +128,14 @@ def run_training(
                 trainer = make_trainer([*callbacks, _Watch(training, progress, pause)])
             except (ValueError, RuntimeError, ImportError) as error:
                 raise BadInput.at("training.arguments", " ".join(str(error).split())) from error
-            if trainer.args.fsdp and not trainer.is_fsdp_enabled:
-                # accelerate would train on, each process with a whole copy, and say nothing.
-                where = f"on this device ({trainer.args.device.type}, {trainer.args.world_size} processes)"
-                raise BadInput.at("training.arguments.fsdp", f"= {trainer.args.fsdp}: nothing is sharded {where}; remove it, or use GPUs.")
+            if trainer.is_fsdp_enabled:
+                # The model would be left in shards, and the loss would not see a head that accelerate puts into a group of its own.
+                raise BadInput.at("training", "accelerate was told to shard; start without its FSDP options, and set arguments.fsdp.")
             trainer.remove_callback(PrinterCallback)
+            _check_processes(training)
             start = newest_whole(folder, training)
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            trainer.accelerator.wait_for_everyone()  # or the first to be done might delete a checkpoint that another still reads
     finally:
         # forward() may have been replaced by the trainer, and with bf16 accelerate has put autocast around it.
         for name in ("forward", "_original_forward"):
@@ -146,6 +147,17 @@ def run_training(
         for name, measure in _MEASURES.items()
         if name in entry
     ]
+
+
+def _check_processes(training: str) -> None:
+    """Refuse processes that train different things. Their shards would make up a model that nobody has seen, and no step would fail."""
+    if not torch.distributed.is_initialized():
+        return
+    trainings: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(trainings, training)
+    if len(set(trainings)) > 1:
+        reason = "the processes differ in their students, teachers, data, settings or versions"
+        raise StageFailed(f"training: {reason}; start all of them alike, on the same files.")
 
 
 class _Watch(TrainerCallback):

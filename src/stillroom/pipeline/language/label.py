@@ -22,6 +22,7 @@ from stillroom.models.pretrained import tokenizer_fingerprint
 from stillroom.models.token_batches import check_examples, context_length
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.language.work import LanguageWork, place_of
+from stillroom.pipeline.processes import wait_for
 from stillroom.pipeline.terms import teacher_name
 from stillroom.teachers.causal import CausalTeacher, label_tokens
 
@@ -72,6 +73,10 @@ def open_store(work: LanguageWork, *, read_only: bool = False) -> KnowledgeStore
 def _label(work: LanguageWork, arm: str, inputs: str) -> dict[str, Any]:
     """Ask one teacher for what it has not answered yet; what is recorded of it."""
     name = label_record(arm)
+    if not work.folder.writes:
+        if work.teachers[arm].fine_tune is not None:
+            _teacher(work, arm, inputs)  # all processes train it; one asks it
+        return wait_for(lambda: _answered(work, arm, inputs))
     work.folder.begin(name)
     with counted(work.folder.count(name), inputs) as seconds:
         facts = _ask(work, arm, _teacher(work, arm, inputs))
@@ -181,6 +186,8 @@ def _teacher(work: LanguageWork, arm: str, inputs: str) -> CausalTeacher:
             seed=work.job.seed, folder=work.scratch(arm), vocabulary_size=usable_vocabulary(model, tokenizer),
             progress=work.listener.task(f"fine-tuning the {arm}"),
         )  # fmt: skip
+    if not work.folder.writes:
+        return CausalTeacher(model, tokenizer, place)
     work.folder.begin(arm)
     with whole_folder(folder) as draft:
         if spec.fine_tune is None:
