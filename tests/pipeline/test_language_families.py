@@ -218,7 +218,7 @@ def test_a_chats_prompts_begin_once_and_its_answers_end_with_the_turn(teacher: C
         assert (ids == tokenizer.bos_token_id).sum() == 1
         assert text.endswith("<start_of_turn>model\n")
         assert answer.rstrip(".") in NUMBERS
-    assert prompts.end_ids == {tokenizer.convert_tokens_to_ids("<end_of_turn>")}
+    assert prompts.end_ids == (tokenizer.convert_tokens_to_ids("<end_of_turn>"),)
 
 
 def test_an_empty_answer_among_the_test_rows_leaves_the_others_measured(teacher: Callable[[str], Path], tmp_path: Path) -> None:

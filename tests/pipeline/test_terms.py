@@ -124,6 +124,8 @@ def test_the_terms_of_every_other_teacher_count(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")
     (tmp_path / "main").mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        (tmp_path / "main" / file).write_text("{}")
     main = {"kind": "huggingface", "model": str(tmp_path / "main"), "licence": "mit"}
     data = {"source": {"kind": "file", "train": str(rows)}, "text": "x"}
     sections = {"task": "language-model", "data": data, "student": {"kind": "huggingface"}}

@@ -71,7 +71,7 @@ class _Prompts:
 
 def _measure(work: LanguageWork, taught: Taught) -> tuple[Evidence, Details]:
     settings = work.job.evaluation
-    prompts = _prompts(work, taught)
+    prompts = _prompts(work, saved.load(work.folder.teacher), taught.context)
     heard = _hear(work, taught, prompts)
     written = generation_measures(
         greedy=heard.greedy, sampled=heard.sampled, references=prompts.answers, confidence=settings.confidence,
@@ -125,15 +125,14 @@ def _write(heard: _Heard, arm: str, model: LanguagePredictor, prompts: _Prompts,
         heard.greedy.setdefault(arm, []).append(prompts.continued(model))
 
 
-def _prompts(work: LanguageWork, taught: Taught) -> _Prompts:
+def _prompts(work: LanguageWork, teacher: LanguagePredictor, limit: int | None = None) -> _Prompts:
     """Test documents drawn with the job's seed, those with an answer where there are any; those whose prompt leaves no room
-    for the new tokens are passed over."""
+    for the new tokens, in the teacher's context and in `limit` tokens, are passed over."""
     settings, texts, is_rendered = work.job.evaluation, work.corpus.test_texts, work.corpus.is_rendered
-    teacher = saved.load(work.folder.teacher)
     order = [texts[row] for row in np.random.default_rng(work.job.seed).permutation(len(texts))]
     with_answers = [(prompt, answer) for prompt, answer in order if prompt and answer]
     candidates = with_answers or [(_beginning(teacher, text), "") for text, _ in order if text]
-    context = min((c for c in (context_length(teacher.model), taught.context) if c is not None), default=None)
+    context = min((c for c in (context_length(teacher.model), limit) if c is not None), default=None)
     chosen: list[tuple[str, str]] = []
     num_passed_over = 0
     for prompt, answer in candidates:
