@@ -239,6 +239,13 @@ def test_a_broken_teacher_or_student_is_not_hidden(name: str) -> None:
         assert gradient[1].isfinite().all()
 
 
+def test_no_two_threads_hold_the_same_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for size in (1, 5, 37, 200, 5000, 128256):
+        tiling = triton_rows._tiling(torch.empty(0, size))
+        assert 32 * tiling["num_warps"] <= tiling["BLOCK"] <= triton_rows.BLOCK
+
+
 class Squares:
     """A user's own divergence: half the sum of (p - q)**2, without the gradient, which no one looks at here."""
 

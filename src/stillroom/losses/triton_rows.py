@@ -185,7 +185,9 @@ def _floats(head: Head) -> tuple[float, float | None]:
 
 
 def _tiling(raw: Tensor) -> dict[str, Any]:
-    return {"BLOCK": min(BLOCK, _power_of_two(raw.shape[1])), "num_warps": NUM_WARPS}
+    """No more threads than columns: two that held the same one could read it before and after it is overwritten."""
+    block = max(32, min(BLOCK, _power_of_two(raw.shape[1])))
+    return {"BLOCK": block, "num_warps": min(NUM_WARPS, block // 32)}
 
 
 def _power_of_two(size: int) -> int:
