@@ -183,12 +183,15 @@ def test_a_token_is_forbidden_by_its_bias_only_up_to_the_soft_cap() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:(divide by zero|invalid value) encountered")  # by the interpreter, where nothing is left of a row
-@pytest.mark.parametrize("listed", [0, V])
-def test_a_list_may_be_empty_or_hold_every_token(listed: int) -> None:
-    case = draw("none")
+@pytest.mark.parametrize("listed", ["nothing", "all", "all that is allowed"])
+def test_a_list_may_be_empty_or_hold_every_token(listed: str) -> None:
+    case, forbidden = draw("none"), torch.tensor([20], device=DEVICE)
     ids = torch.arange(V, device=DEVICE).expand(R, V).contiguous()
-    probs = normal(R, V, seed=6).softmax(-1) * (listed > 0)
-    tail = torch.full((R,), float(listed == 0), device=DEVICE)
+    probs = normal(R, V, seed=6).softmax(-1) * (listed != "nothing")
+    if listed == "all that is allowed":
+        probs = probs.index_fill(1, forbidden, 0.0)
+        case = replace(case, head=replace(case.head, bias=case.head.bias.index_fill(0, forbidden, -torch.inf)))
+    tail = torch.full((R,), float(listed == "nothing"), device=DEVICE)
     case, mix = replace(case, answer=BucketAnswer(ids, probs, tail)), Mix(ALL["forward_kl"], 1.7, 1.0, 0.4)
     got = case.copy().run(triton_rows, mix)
     assert all(x.isfinite().all() for x in got)
