@@ -1,13 +1,17 @@
 """Forward and backward pass of distillation losses on top of the output projection: time and peak extra memory, side by side.
 
     python benchmarks/kd_loss.py                  N=2048, H=512 and 768, V=32000, float32; kd_loss.md rewritten
+                                                  with a CUDA device N=8192, H=2048 and 4096, V=128256, bfloat16; kd_loss_cuda.md
     python benchmarks/kd_loss.py --quick          small sizes, printed
     python benchmarks/kd_loss.py --json FILE      the raw figures as well; a measurement begun in FILE goes on there
+    python benchmarks/kd_loss.py --device cpu     on a machine that has a CUDA device
 
 Every contender gets the same hidden states and heads and gives a loss and gradients for the student's hidden states and weight.
 Time: repeats interleaved in one process, so that a busy machine slows all alike; medians, and ratios within each round. Memory:
-each contender in a fresh process, the peak of resident memory over one pass less what was resident before it (gradients count).
-TRL is measured where it is installed (pip install trl==1.16.0), and is said to be absent where it is not.
+each contender in a fresh process, the peak of resident memory over one pass less what was resident before it (gradients count); on
+CUDA, of memory allocated on the device. There the four matrix products alone are measured as well, the floor of a dense teacher.
+TRL and Liger are measured where they are installed (pip install trl==1.16.0 liger-kernel==0.8.5), and are said to be absent where they
+are not. Liger's loss is shown and not compared with the others': its log-softmax is in the type of the logits.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,7 @@ from stillroom.losses.teacher import DenseTeacher, SparseTeacher
 from stillroom.pipeline.report import environment
 
 ROOT = Path(__file__).parents[1]
-TRL_VERSION = "1.16.0"
+VERSIONS = {"TRL dense": ("trl", "1.16.0"), "Liger dense": ("liger-kernel", "0.8.5")}
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,11 @@ class Sizes:
     dtype: str = "float32"
     threads: int = torch.get_num_threads()
     seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 QUICK = Sizes(rows=256, hidden=64, teacher_hidden=96, vocabulary=4000)
+CUDA = Sizes(rows=8192, hidden=2048, teacher_hidden=4096, vocabulary=128256, dtype="bfloat16")
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,10 @@ class Inputs:
 
     @classmethod
     def draw(cls, sizes: Sizes) -> Inputs:
-        source, dtype = torch.Generator().manual_seed(sizes.seed), getattr(torch, sizes.dtype)
+        source, dtype = torch.Generator(sizes.device).manual_seed(sizes.seed), getattr(torch, sizes.dtype)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=source)
+            return torch.randn(*shape, generator=source, device=sizes.device)
 
         hidden, teacher_hidden = normal(sizes.rows, sizes.hidden), normal(sizes.rows, sizes.teacher_hidden)
         weight = normal(sizes.vocabulary, sizes.hidden) * 2 / sizes.hidden**0.5
@@ -83,7 +89,7 @@ class Inputs:
         ids = torch.cat([part.multinomial(sizes.entries, generator=source) for part in probs])
         return cls(
             hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), teacher_hidden.to(dtype), teacher_weight.to(dtype),
-            ids[:, 0].clone(), ids, torch.full(ids.shape, 1 / sizes.entries),
+            ids[:, 0].clone(), ids, torch.full(ids.shape, 1 / sizes.entries, device=sizes.device),
         )  # fmt: skip
 
 
@@ -110,6 +116,24 @@ def trl_dense(x: Inputs) -> Tensor:
     return values.mean()
 
 
+def liger_dense(x: Inputs) -> Tensor:
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0)  # its beta of 0 is forward KL
+    return loss(x.hidden, x.weight, x.teacher_hidden, x.teacher_weight, x.labels)
+
+
+def four_products(x: Inputs) -> Tensor:
+    """The products of a dense teacher in chunks of 2048 rows, and nothing else: no loss, no gradient."""
+    with torch.no_grad():
+        for hidden, teacher_hidden in zip(x.hidden.split(2048), x.teacher_hidden.split(2048), strict=True):
+            linear(teacher_hidden, x.teacher_weight)
+            logits = linear(hidden, x.weight)
+            torch.mm(logits, x.weight)
+            torch.mm(logits.t(), hidden)
+    return 0.0 * x.hidden.sum()
+
+
 def unfused_cross_entropy(x: Inputs) -> Tensor:
     return cross_entropy(linear(x.hidden, x.weight).float(), x.labels)
 
@@ -130,18 +154,30 @@ CONTENDERS: dict[str, Callable[[Inputs], Tensor]] = {
     "stillroom cross-entropy": stillroom_cross_entropy,
     "unfused dense": unfused_dense,
     "TRL dense": trl_dense,
+    "Liger dense": liger_dense,
+    "four products": four_products,
     "unfused cross-entropy": unfused_cross_entropy,
     "chunked cross-entropy": chunked_cross_entropy,
 }
+ON_CUDA_ONLY = ("Liger dense", "four products")
 SAME_LOSS = [
     ("stillroom dense", "unfused dense", "TRL dense"),
     ("stillroom cross-entropy", "unfused cross-entropy", "chunked cross-entropy"),
 ]
-TARGETS = [
-    ("time", "stillroom dense", ("TRL dense",), 0.45),
-    ("memory", "stillroom dense", ("TRL dense",), 0.2),
-    ("time", "stillroom sparse", ("unfused cross-entropy", "chunked cross-entropy", "stillroom cross-entropy"), 1.05),
-]
+TARGETS = {
+    "cpu": [
+        ("time", "stillroom dense", ("TRL dense",), 0.45),
+        ("memory", "stillroom dense", ("TRL dense",), 0.2),
+        ("time", "stillroom sparse", ("unfused cross-entropy", "chunked cross-entropy", "stillroom cross-entropy"), 1.05),
+    ],
+    "cuda": [  # without others: seconds and bytes, on an H200
+        ("time", "stillroom dense", (), 0.045),
+        ("memory", "stillroom dense", (), 4e9),
+        ("time", "stillroom dense", ("TRL dense", "Liger dense"), 1.0),
+        ("memory", "stillroom dense", ("TRL dense", "Liger dense"), 1.0),
+        ("time", "stillroom sparse", ("unfused cross-entropy", "chunked cross-entropy", "stillroom cross-entropy"), 1.05),
+    ],
+}
 
 
 def main() -> None:
@@ -152,32 +188,43 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="contenders to measure; default: all")
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
     for name, default in asdict(Sizes()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default))
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), choices=tuple(TARGETS) if name == "device" else None)
     options = parser.parse_args()
     given = {name: value for name in asdict(Sizes()) if (value := getattr(options, name)) is not None}
-    sizes = Sizes(**{**asdict(QUICK if options.quick else Sizes()), **given})
+    device = given.get("device", Sizes.device)
+    sizes = Sizes(**{**asdict(QUICK if options.quick else CUDA if device == "cuda" else Sizes()), **given})
     torch.set_num_threads(sizes.threads)
     if options.memory_of:
         print(json.dumps(extra_memory(CONTENDERS[options.memory_of], sizes)))
         return
-    names = present(options.only or list(CONTENDERS))
+    names = present(options.only or [name for name in CONTENDERS if device == "cuda" or name not in ON_CUDA_ONLY])
     results = measure(names, sizes, 3 if options.quick else options.repeats, options.json)
     text = page(results)
     print(text)
     if not options.quick and not options.only:
-        (ROOT / "benchmarks" / "kd_loss.md").write_text(text)
+        (ROOT / "benchmarks" / ("kd_loss_cuda.md" if device == "cuda" else "kd_loss.md")).write_text(text)
 
 
 def present(names: list[str]) -> list[str]:
     """The contenders that can run here; says which cannot."""
-    try:
-        found = importlib.metadata.version("trl")
-    except importlib.metadata.PackageNotFoundError:
-        found = "not installed"
-    if found != TRL_VERSION and "TRL dense" in names:
-        print(f"TRL dense: trl {found}, measured is {TRL_VERSION}; pip install trl=={TRL_VERSION}", file=sys.stderr)
-        return [name for name in names if name != "TRL dense"]
-    return names
+    absent = []
+    for name, (package, version) in VERSIONS.items():
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        if found != version and name in names:
+            print(f"{name}: {package} {found}, measured is {version}; pip install {package}=={version}", file=sys.stderr)
+            absent.append(name)
+    return [name for name in names if name not in absent]
+
+
+def environment_of(names: list[str], sizes: Sizes) -> dict[str, str]:
+    """The machine and the versions behind the figures."""
+    of_others = dict(VERSIONS[name] for name in names if name in VERSIONS)
+    if sizes.device != "cuda":
+        return environment() | of_others
+    return environment() | {"device": torch.cuda.get_device_name(), "triton": importlib.metadata.version("triton")} | of_others
 
 
 def measure(names: list[str], sizes: Sizes, repeats: int, file: Path | None) -> dict[str, Any]:
@@ -185,7 +232,7 @@ def measure(names: list[str], sizes: Sizes, repeats: int, file: Path | None) -> 
     results: dict[str, Any] = {"sizes": asdict(sizes), "contenders": names, "memory": {}, "rounds": [], "losses": {}}
     if file and file.is_file() and (found := json.loads(file.read_text()))["sizes"] == asdict(sizes) and found["contenders"] == names:
         results = found
-    results["environment"] = environment() | ({"trl": TRL_VERSION} if "TRL dense" in names else {})
+    results["environment"] = environment_of(names, sizes)
 
     def save() -> None:
         if file:
@@ -196,7 +243,7 @@ def measure(names: list[str], sizes: Sizes, repeats: int, file: Path | None) -> 
             results["memory"][name] = memory_in_fresh_process(name, sizes)
             save()
     inputs = Inputs.draw(sizes)
-    for name in names:  # warm up, and see that the contenders compute the same
+    for name in names:  # warm up (compilers, too), and see that the contenders compute the same
         results["losses"][name] = step(CONTENDERS[name], inputs)[0]
     for group in SAME_LOSS:
         values = [results["losses"][name] for name in group if name in names]
@@ -212,10 +259,17 @@ def measure(names: list[str], sizes: Sizes, repeats: int, file: Path | None) -> 
 def step(contender: Callable[[Inputs], Tensor], inputs: Inputs) -> tuple[float, float]:
     """The loss and the seconds of one forward and backward pass."""
     inputs.hidden.grad = inputs.weight.grad = None
+    wait_for_device()
     start = time.perf_counter()
     loss = contender(inputs)
     loss.backward()
+    wait_for_device()
     return loss.item(), time.perf_counter() - start
+
+
+def wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def memory_in_fresh_process(name: str, sizes: Sizes) -> int:
@@ -225,9 +279,14 @@ def memory_in_fresh_process(name: str, sizes: Sizes) -> int:
 
 
 def extra_memory(contender: Callable[[Inputs], Tensor], sizes: Sizes) -> int:
-    """Bytes of resident memory that one pass adds at its peak, after a small one has loaded the libraries."""
-    step(contender, Inputs.draw(Sizes(rows=8, hidden=8, teacher_hidden=8, vocabulary=64, dtype=sizes.dtype, threads=sizes.threads)))
+    """Bytes that one pass adds at its peak, on the device or resident, after a small one has loaded the libraries."""
+    step(contender, Inputs.draw(replace(sizes, rows=8, hidden=8, teacher_hidden=8, vocabulary=64)))
     inputs = Inputs.draw(sizes)
+    if sizes.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        step(contender, inputs)
+        return int(torch.cuda.max_memory_allocated() - allocated)
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = resident("VmRSS")
@@ -269,16 +328,19 @@ def page(results: dict[str, Any]) -> str:
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| target | limit | measured |", "| --- | --- | --- |"]
-    for what, ours, theirs, limit in TARGETS:
-        if others := [name for name in theirs if name in names and ours in names]:
-            lines.append(f"| {what} of {ours} / least of {', '.join(others)} | {limit} | {against(results, what, ours, others):.3f} |")
+    for what, ours, theirs, limit in TARGETS[results["sizes"]["device"]]:
+        others = [name for name in theirs if name in names]
+        if ours in names and (others or not theirs):
+            compared = f" / least of {', '.join(others)}" if others else ""
+            lines.append(f"| {what} of {ours}{compared} | {limit:g} | {against(results, what, ours, others):.3g} |")
     return "\n".join(lines) + "\n"
 
 
 def against(results: dict[str, Any], what: str, ours: str, others: list[str]) -> float:
+    """The figure of ours over the least of the others'; without others, in seconds or bytes."""
     if what == "memory":
-        return float(results["memory"][ours] / min(results["memory"][name] for name in others))
-    return statistics.median(r[ours] / min(r[name] for name in others) for r in results["rounds"])
+        return float(results["memory"][ours] / min((results["memory"][name] for name in others), default=1))
+    return statistics.median(r[ours] / min((r[name] for name in others), default=1) for r in results["rounds"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Shared by every test: where the real data lies, and no model hub."""
+"""Shared by every test: where the real data lies, no model hub, and no GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: its kernels run on any machine, line by line
 
 if find_spec("torch") is None:
     # The base install alone, as `make oldest` tests it: what is written for the extra `torch` is left out.

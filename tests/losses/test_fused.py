@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stillroom.losses import fused
 from stillroom.losses import rows as rows_module
 from stillroom.losses.closed_form import DIVERGENCES, Divergence, JensenShannon, SkewedForwardKL, SkewedReverseKL
 from stillroom.losses.fused import FusedLoss, fused_divergence, next_token_rows
@@ -350,6 +351,66 @@ def test_matrix_products_are_the_floor_and_see_no_ignored_position(kind: str, wi
     assert seen.multiplications == result.num_tokens * V * widths
     assert seen.products == math.ceil(result.num_tokens / 2) * (4 if kind == "dense" else 3)
     assert seen.largest <= max(N * HT, V * HT)  # never N * V
+
+
+class Waits(TorchDispatchMode):
+    """Operations whose result the host has to know: on a CUDA device each would hold up all that follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        places = args[1] if "index" in func.__name__ and isinstance(args[1], list | tuple) else ()
+        if any(word in func.__name__ for word in ("nonzero", "_local_scalar", "masked_select", "unique", "equal.")) or any(
+            place is not None and place.dtype == torch.bool for place in places
+        ):
+            self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["dense", "topk", "sampled"])
+def test_the_host_asks_the_device_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = draw()
+    call["teacher"] = {"dense": call["teacher"], "topk": topk(call["teacher"]), "sampled": sampled()}[kind]
+    asked = []
+    tolist = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: asked.append(tensor) or tolist(tensor))
+    with Waits() as waits:
+        fused_divergence(**call, hard_weight=0.5, chunk_rows=2).loss.backward()
+    assert waits.seen == []
+    assert len(asked) == 1
+
+
+def test_chunks_on_cuda_are_whole_tiles_within_the_memory_reckoned() -> None:
+    cuda, row_bytes = torch.device("cuda"), 128256 * 2
+    assert fused._rows_at_once(cuda, row_bytes) == 2048
+    for size in (50257, 151936, 2**20):
+        assert fused._rows_at_once(cuda, size * 4) % 128 == 0
+    gradients, chunks = 4 * (128256 * 2048 + 8192 * 2048), 2 * 2048 * row_bytes
+    assert gradients + chunks < 2.3e9
+    assert fused._rows_at_once(torch.device("cpu"), row_bytes) == fused.CHUNK_BYTES // row_bytes
+
+
+def test_a_device_that_can_adds_products_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not fused._adds_to_float32(torch.device("cpu"), torch.bfloat16)
+
+    def addmm(total: Tensor, left: Tensor, right: Tensor, *, out_dtype: torch.dtype, out: Tensor) -> Tensor:
+        assert out is total
+        assert left.dtype == right.dtype == torch.bfloat16
+        return out.copy_(total + torch.mm(left.to(out_dtype), right.to(out_dtype)))
+
+    call = draw(dtype=torch.bfloat16, plain=True)
+    want = gradients(fused_divergence(**call, matmul_dtype=torch.float32).loss, call)[1]
+    plain = gradients(fused_divergence(**call, chunk_rows=1).loss, call)[1]
+    monkeypatch.setattr(torch, "addmm", addmm)
+    fused._adds_to_float32.cache_clear()
+    try:
+        better = gradients(fused_divergence(**call, chunk_rows=1).loss, call)[1]
+    finally:
+        fused._adds_to_float32.cache_clear()
+    assert not torch.equal(better, plain)
+    assert relative(better, want) < 2e-2
 
 
 def test_only_the_gradients_that_are_wanted_are_computed() -> None:

@@ -2,12 +2,18 @@
 
 Rows are projected, compared and differentiated chunk by chunk in the forward pass, so a dense teacher costs four matrix
 products (its logits, the student's, and two for the gradients), a sparse one three. The backward pass only scales.
+Between the products: `losses.rows` in torch, and on CUDA `losses.triton_rows` where triton is installed. There the host waits for the
+device once, before the first chunk, to learn how many positions count and whether the ids are in range.
+
 Shapes: N positions, H hidden width of the student, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from stillroom.core.errors import needs_extra
@@ -23,6 +29,15 @@ with needs_extra("torch", "a loss on tensors"):
 
 CHUNK_BYTES = 2**26
 """Bytes of one chunk of logits (two with a dense teacher). Below some 128 rows the products slow down: each chunk reads the weight anew."""
+
+CUDA_CHUNK_BYTES = 2**29
+"""The same on CUDA, where a tile of a product is 128 rows or more, and each chunk reads and writes the float32 gradient of the weight:
+2 GB at V = 128256, H = 2048, for which 2048 rows of bfloat16 logits are the least that keep it behind the product.
+
+The reckoning of that size, N = 8192 positions and a dense teacher: the gradient 1.05 GB, two chunks of logits 1.05 GB, the gradient of
+the hidden states 0.07 GB, together 2.2 GB; in the backward pass the chunks are gone, and 0.53 GB of bfloat16 gradient come. By
+arithmetic, not measured.
+"""
 
 
 class FusedLoss(NamedTuple):
@@ -75,7 +90,7 @@ def fused_divergence(
             to those of the whole. (Where ranks average their gradients, as DDP does, multiply the loss by their number.)
             Default: those of this call.
         ignore_index: the label that marks a position to skip.
-        chunk_rows: rows projected at a time; default: as many as fill CHUNK_BYTES.
+        chunk_rows: rows projected at a time; default: as many as fill CHUNK_BYTES, CUDA_CHUNK_BYTES on CUDA.
         matmul_dtype: of the four products; default: the autocast type, else that of the inputs, float32 for float16. bfloat16
             rounds logits as a bfloat16 model does; float32 keeps them exact at the price of float32 products.
 
@@ -89,10 +104,10 @@ def fused_divergence(
     mix = Mix(as_divergence(divergence), temperature, soft_weight, hard_weight)
     teacher = teacher if soft_weight else None
     _check(hidden, head, teacher, labels, mix)
-    keep = (labels != ignore_index).nonzero().squeeze(-1)
-    _check_labels(labels[keep], head, ignore_index)
+    keep = _kept_rows(labels, teacher, head, ignore_index)
     dtype = matmul_dtype or _product_dtype(hidden, head)
-    plan = _Plan(head, teacher, labels, keep, mix, dtype, chunk_rows or max(1, CHUNK_BYTES // (head.vocabulary_size * dtype.itemsize)))
+    chunk_rows = chunk_rows or _rows_at_once(hidden.device, head.vocabulary_size * dtype.itemsize)
+    plan = _Plan(head, _in_type(teacher, dtype), labels, keep, mix, dtype, chunk_rows)
     wanted = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, head.weight, head.bias))
     count = _global_count(num_tokens, len(keep), hidden.device)
     loss, soft, hard = _Fused.apply(hidden, head.weight, head.bias, count, plan, wanted)  # type: ignore[no-untyped-call]
@@ -131,7 +146,7 @@ class _Plan:
         """The teacher's on these rows; a dense one projects into `buffer`."""
         teacher = self.teacher
         if isinstance(teacher, DenseTeacher):
-            raw = torch.mm(teacher.hidden[rows].to(self.dtype), teacher.head.weight.to(self.dtype).t(), out=buffer)
+            raw = torch.mm(teacher.hidden[rows].to(self.dtype), teacher.head.weight.t(), out=buffer)
             return DenseAnswer(raw, teacher.head)
         if isinstance(teacher, SparseTeacher):
             ids, probs = teacher.ids[rows], teacher.probs[rows]
@@ -161,7 +176,11 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         count, *gradients = ctx.saved_tensors
         scale = upstream / count
-        scaled = (None if x is None else (x * scale).to(dtype) for x, dtype in zip(gradients, ctx.dtypes, strict=True))
+        # Multiplied and rounded in one pass: a float32 copy of a weight's gradient would be the largest tensor of all.
+        scaled = (
+            None if x is None else torch.mul(x, scale, out=torch.empty_like(x, dtype=dtype))
+            for x, dtype in zip(gradients, ctx.dtypes, strict=True)
+        )  # fmt: skip
         return (*scaled, None, None, None)
 
 
@@ -180,10 +199,11 @@ def _forward(
     raw, answers = (
         torch.empty((size * used, len(weight)), dtype=dtype, device=hidden.device) for used in (1, isinstance(plan.teacher, DenseTeacher))
     )
+    compare_ = _rows_function(hidden.device, plan)
     for rows in torch.split(plan.keep, plan.chunk_rows):
         chunk = hidden[rows].to(dtype)
         logits = torch.mm(chunk, products.t(), out=raw[: len(rows)])
-        values = loss_and_gradient_(logits, plan.head, plan.answer(rows, answers[: len(rows)]), plan.labels[rows], plan.mix)
+        values = compare_(logits, plan.head, plan.answer(rows, answers[: len(rows)]), plan.labels[rows], plan.mix)
         soft += values[0].sum()
         hard += values[1].sum()
         if by_hidden is not None:
@@ -195,12 +215,53 @@ def _forward(
     return soft, hard, [by_hidden, by_weight, by_bias]
 
 
+def _rows_function(device: torch.device, plan: _Plan) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`loss_and_gradient_` of `losses.rows`, or of `losses.triton_rows` on CUDA where triton is installed and can."""
+    if device.type == "cuda" and find_spec("triton"):
+        from stillroom.losses import triton_rows  # not at the top: triton is no dependency of the CPU build of torch
+
+        if triton_rows.handles(plan.dtype, isinstance(plan.teacher, DenseTeacher), plan.mix):
+            return triton_rows.loss_and_gradient_
+    return loss_and_gradient_
+
+
+def _rows_at_once(device: torch.device, row_bytes: int) -> int:
+    """Rows of a chunk; on CUDA a multiple of 128, so that no tile of a product is partly empty but the last chunk's."""
+    if device.type != "cuda":
+        return max(1, CHUNK_BYTES // row_bytes)
+    return max(1, CUDA_CHUNK_BYTES // (128 * row_bytes)) * 128
+
+
+def _in_type(teacher: Teacher | None, dtype: torch.dtype) -> Teacher | None:
+    """The teacher with its weight in the type of the products: converted once, not in each chunk."""
+    if not isinstance(teacher, DenseTeacher):
+        return teacher
+    return replace(teacher, head=replace(teacher.head, weight=teacher.head.weight.to(dtype)))
+
+
 def _add_product_(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total += left @ right, accumulated in the type of `total`."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
+    elif _adds_to_float32(left.device, left.dtype):
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total += torch.mm(left, right)
+
+
+@cache
+def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `addmm` adds a product of this type to a float32 matrix in place: on CUDA with recent releases of torch, not on a CPU.
+
+    Tried once a process; what other releases answer is an error. Without it each chunk's product is rounded before it is added, and
+    takes a matrix of its own.
+    """
+    ones, total = torch.ones(16, 16, dtype=dtype, device=device), torch.ones(16, 16, device=device)
+    try:
+        torch.addmm(total, ones, ones, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 17).all())
 
 
 def _product_dtype(hidden: Tensor, head: Head) -> torch.dtype:
@@ -216,7 +277,9 @@ def _global_count(num_tokens: Tensor | int | None, num_kept: int, device: torch.
     if isinstance(num_tokens, int) and num_tokens < num_kept:
         raise ValueError(f"num_tokens = {num_tokens}, but {num_kept} positions of this call count; give the count of the global batch.")
     # clamp(): a batch without any token to learn is legal and must not poison the weights.
-    return torch.as_tensor(num_kept if num_tokens is None else num_tokens, device=device).clamp(min=1)
+    if isinstance(num_tokens, Tensor):
+        return num_tokens.to(device).clamp(min=1)
+    return torch.full((), max(num_kept if num_tokens is None else num_tokens, 1), device=device)  # a copy from the host would wait
 
 
 def _check(hidden: Tensor, head: Head, teacher: Teacher | None, labels: Tensor, mix: Mix) -> None:
@@ -243,26 +306,38 @@ def _check_teacher(teacher: Teacher, head: Head, num_rows: int, mix: Mix) -> Non
             )
         size: int | None = teacher.head.vocabulary_size
     else:
-        size = teacher.vocabulary_size
+        size = teacher.vocabulary_size  # where it is None, `_kept_rows` looks at the ids
         if teacher.tail is None and mix.divergence != ForwardKL():
             raise ValueError(
                 f"divergence = {mix.divergence}: a teacher sampled at random gives an unbiased estimate of forward_kl only. "
                 "Take forward_kl, a teacher with `tail`, or a dense teacher."
             )
-        highest = int(torch.where(teacher.probs > 0, teacher.ids, -1).max()) if teacher.ids.numel() else -1
-        if size is None and highest >= head.vocabulary_size:
-            size = highest + 1
     if size is not None and size != head.vocabulary_size:
-        larger, smaller = ("teacher", head.vocabulary_size) if size > head.vocabulary_size else ("student", size)
-        raise ValueError(
-            f"the student's vocabulary has {head.vocabulary_size} tokens, the teacher's {size}. If one tokenizer serves both and the "
-            f"{larger}'s further rows are padding, cut its head: head.cut({smaller}). Otherwise the models need the same tokenizer."
-        )
+        raise _unequal_vocabularies(head, size)
 
 
-def _check_labels(labels: Tensor, head: Head, ignore_index: int) -> None:
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= head.vocabulary_size):
+def _unequal_vocabularies(head: Head, size: int) -> ValueError:
+    larger, smaller = ("teacher", head.vocabulary_size) if size > head.vocabulary_size else ("student", size)
+    return ValueError(
+        f"the student's vocabulary has {head.vocabulary_size} tokens, the teacher's {size}. If one tokenizer serves both and the "
+        f"{larger}'s further rows are padding, cut its head: head.cut({smaller}). Otherwise the models need the same tokenizer."
+    )
+
+
+def _kept_rows(labels: Tensor, teacher: Teacher | None, head: Head, ignore_index: int) -> Tensor:
+    """The positions that count, in order, once every id is known to be in range: all that the host has to wait for."""
+    kept, size = labels != ignore_index, head.vocabulary_size
+    facts = [kept.sum(), (kept & ((labels < 0) | (labels >= size))).sum()]
+    if isinstance(teacher, SparseTeacher) and teacher.vocabulary_size is None:
+        facts.append(((teacher.probs > 0) & (teacher.ids >= size)).sum())
+    num_kept, wrong_labels, *wrong_ids = torch.stack(facts).tolist()
+    if any(wrong_ids):
+        assert isinstance(teacher, SparseTeacher)
+        raise _unequal_vocabularies(head, int(torch.where(teacher.probs > 0, teacher.ids, 0).max()) + 1)
+    if wrong_labels:
         raise ValueError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}, the vocabulary has {head.vocabulary_size} tokens; "
+            f"labels go from {int(labels[kept].min())} to {int(labels[kept].max())}, the vocabulary has {size} tokens; "
             f"a position to skip is marked by ignore_index = {ignore_index}."
         )
+    # Not nonzero(), which would ask the device for the count once more.
+    return (~kept).to(torch.uint8).argsort(stable=True)[:num_kept]

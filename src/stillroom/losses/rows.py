@@ -2,7 +2,7 @@
 
 Everything that a fused loss does but the products happens here, once: scale and soft-cap with their chain rule, temperature,
 cross-entropy on labels, and the comparison with the teacher. `loss_and_gradient_` is also the seam for another device: it
-takes plain tensors and frozen records, and a compiled kernel can take its place as a whole.
+takes plain tensors and frozen records, and on CUDA that of `losses.triton_rows` takes its place as a whole.
 
 Shapes: R rows of a chunk, V vocabulary, K entries of a sparse teacher.
 """
