@@ -203,17 +203,14 @@ def page(bench: Bench, schemes: dict[str, TokenScheme], scores: dict[str, Scores
         "| --- | --- |",
         *(f"| {key} | {value} |" for key, value in facts["control"]["environment"].items()),
         "",
-        "| arm | what it has of the teacher | bytes a token | held-out loss | loss on Dolly | calibration error | seconds, seed by seed |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| arm | what it has of the teacher | bytes a token | held-out loss | loss on Dolly | calibration error |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in ("teacher", *WORDS):
         stored = f"{bench.bytes_per_token(name):.1f}" if name in schemes else ""
         what = f"{WORDS[name]}; number {schemes[name].number}" if name in schemes else WORDS.get(name, "")
         losses = [cell(evidence[test], name, "log_loss") for test in bench.tests]
-        seconds = [] if name == "teacher" else [f"{bench.facts(f'{name}-{seed}')['seconds']:.0f}" for seed in range(seeds)]
-        lines.append(
-            f"| {name} | {what} | {stored} | {' | '.join(losses)} | {cell(evidence['test'], name, 'ece')} | {', '.join(seconds)} |"
-        )
+        lines.append(f"| {name} | {what} | {stored} | {' | '.join(losses)} | {cell(evidence['test'], name, 'ece')} |")
     lines += ["", "How much lower the loss of the first is than that of the second, nats a token, paired by document and seed:", ""]
     lines += ["| | held out | Dolly |", "| --- | --- | --- |"]
     for other, one in combinations(WORDS, 2):

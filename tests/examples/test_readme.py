@@ -30,7 +30,7 @@ def blocks(text: str) -> list[str]:
 
 
 BLOCKS = blocks(README)
-(JOB,) = [block for block in BLOCKS if block.startswith("task:")]
+JOB, LANGUAGE_JOB = [block for block in BLOCKS if block.startswith("task:")]
 COMMANDS = [line.partition(" #")[0] for block in BLOCKS for line in block.splitlines() if line.startswith("stillroom ")]
 SNIPPETS = [block for block in BLOCKS if "import" in block]
 
@@ -86,6 +86,11 @@ def test_every_file_that_the_readme_names_is_there() -> None:
     }
     assert len(named) > 5
     assert not [name for name in named if not (ROOT / name.rstrip(".,")).exists()]
+
+
+def test_the_language_job_is_a_job(tmp_path: Path) -> None:
+    job = load_text(LANGUAGE_JOB, tmp_path, "job")
+    assert (job.task, job.student.layers, job.training.learning_rate) == ("language-model", 8, 3e-4)
 
 
 def test_the_further_teacher_goes_into_the_bundled_language_job() -> None:
