@@ -47,7 +47,7 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[
         raise ValueError(f"threshold = {threshold} is outside (0, 1]; 1 removes only texts with the same shingles.")
     stands_for = exact_duplicates(texts)
     unique = np.flatnonzero(stands_for == np.arange(len(texts)))
-    shingles, offsets = _shingles([normal_form(texts[i]) for i in unique])
+    shingles, offsets = _shingles([normal_form(texts[i]) for i in unique.tolist()])
     proposals = _band_keys(shingles, offsets, *_banding(threshold))
     buckets: dict[int, list[int]] = {}
     for text, keys in enumerate(proposals):
