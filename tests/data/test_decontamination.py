@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillroom.data.decontamination import Leak, allowed_edits, fewest_edits, find_leaks
@@ -111,6 +111,7 @@ def textbook(pattern: Sequence[int], text: Sequence[int]) -> int:
     return min(row)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=70), st.lists(st.integers(-1, 3), max_size=90))
 def test_edits_are_those_of_the_textbook(pattern: list[int], text: list[int]) -> None:
     assert fewest_edits(pattern, text) == textbook(pattern, text)

@@ -6,7 +6,7 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillroom.teachers.final_answers import FinalAnswer, Response, final_answer, final_number, numbers, split_thinking
@@ -31,6 +31,7 @@ def test_thinking_is_split_off(response: str, thinking: str, answer: str, closed
     assert split_thinking(response) == Response(thinking, answer, closed)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["<think>", "</think>", "a ", "b\n", "<", "think>"])).map("".join))
 def test_no_tag_and_no_text_gets_lost(response: str) -> None:
     found = split_thinking(response)
@@ -68,6 +69,7 @@ def test_percent_is_noted() -> None:
     assert [(n.value, n.percent) for n in numbers("25%, 25 percent, 25\\%, 25")] == [(25, True)] * 3 + [(25, False)]
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**9), max_value=10**9))
 def test_every_way_to_write_a_number_says_the_same(value: object) -> None:
     wanted = Fraction(str(value))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -33,7 +33,7 @@ class CodeChecker:
     """check(answer, example) by the user's function `function(answer: str, example: dict) -> bool`; a context manager.
 
     One fresh interpreter (`python -I`, an empty environment so that no key can be read from it, a temporary working directory)
-    serves check after check; after a failure that ends it, the next check starts another.
+    serves check after check, from one thread; after a failure that ends it, the next check starts another.
 
     Args:
         path: "module:function", looked for in `folder` first.
@@ -143,12 +143,13 @@ class CodeChecker:
 def _line_within(stream: IO[bytes], seconds: float) -> bytes | None:
     """A line without buffering; b"" at the end of the stream, None where the line is not whole in time."""
     deadline, line = time.monotonic() + seconds, b""
-    while not line.endswith(b"\n"):
-        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return None
-        piece = os.read(stream.fileno(), 1 << 16)
-        if not piece:
-            return b""
-        line += piece
+    with selectors.DefaultSelector() as waiting:  # select.select() would fail beside 1,024 open connections
+        waiting.register(stream, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if not waiting.select(max(0.0, deadline - time.monotonic())):
+                return None
+            piece = os.read(stream.fileno(), 1 << 16)
+            if not piece:
+                return b""
+            line += piece
     return line
