@@ -17,6 +17,7 @@ import os
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -262,6 +263,7 @@ def real_part(found: dict[str, Any]) -> list[str]:
     by_model = found["by_model"]
     against_oracle = [d for d in found["disagreements"] if d["verifier"] != d["oracle"]]
     against_file = [d for d in found["disagreements"] if d["verifier"] != d["file"]]
+    judged = Counter(d["right"].partition(":")[0] for d in against_file)
     shown = ("problem", "model", "expected", "read", "verifier", "file", "oracle", "right", "end")
     return [
         "## Real models' solutions",
@@ -283,7 +285,9 @@ def real_part(found: dict[str, Any]) -> list[str]:
         f"Disagreements with exact match on the final number, by an oracle of other code in the script: {len(against_oracle)}.",
         "",
         *(table(shown, ([d[name] for name in shown] for d in against_oracle)) if against_oracle else []),
-        f"Disagreements with the files' own `is_correct`: {len(against_file)}.",
+        f"Disagreements with the files' own `is_correct`: {len(against_file)}, each read: right is "
+        + ", ".join(f"{'either' if who == 'either' else f'the {who}'} in {count}" for who, count in judged.most_common())
+        + ".",
         "",
         *table(shown, ([d[name] for name in shown] for d in against_file)),
     ]
