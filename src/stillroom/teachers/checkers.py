@@ -1,0 +1,150 @@
+"""Is a response right? Checkers of its answer against what is expected; each says in one line why it refuses.
+
+A checker takes the answer (thinking split off, `final_answers.split_thinking`) and the expected text. The user's own code as a
+checker is in `user_code`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NoReturn
+
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from stillroom.core.errors import BadInput
+from stillroom.teachers.final_answers import Number, final_answer, final_number
+
+_SHOWN = 60
+_FENCE = re.compile(r"\s*```[A-Za-z]*\n(.*?)\n?```\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A checker's verdict; `reason` is "" where it passed, else one line."""
+
+    passed: bool
+    reason: str = ""
+
+
+Checker = Callable[[str, str], Check]
+"""check(answer, expected)."""
+
+
+def exact_match(answer: str, expected: str) -> Check:
+    """Is the final answer the expected text, but for case, white space, Unicode forms (NFKC) and a full stop at the end?
+
+    An answer in which only the last-number rule finds something, or nothing, is compared whole.
+    """
+    given, wanted = (comparable(said(text)) for text in (answer, expected))
+    return Check(True) if given == wanted else Check(False, f"the answer is {_shown(given)}, expected {_shown(wanted)}")
+
+
+def numeric_match(answer: str, expected: str, *, tolerance: Fraction | int = 0) -> Check:
+    """Is the number of the final answer the expected one, in exact rational arithmetic?
+
+    Units and currencies do not count, and percent counts as a unit (25 % is 25), except that an expected percentage may also be
+    answered as a share: expected 25 %, 0.25 passes.
+
+    Args:
+        tolerance: the largest difference that passes, in the unit of the expected number. 0: 0.33 is not 1/3.
+
+    Raises:
+        BadInput: there is no number in `expected`.
+    """
+    wanted = final_number(expected)
+    if wanted is None:
+        raise BadInput.at("expected", f"= {_shown(expected)} holds no number; a numeric check needs one in each reference answer.")
+    given = final_number(answer)
+    if given is None:
+        found = final_answer(answer)
+        return Check(False, f"the final answer {_shown(found.text)} holds no number" if found else "there is no final answer")
+    if any(abs(given.value - value) <= tolerance for value in _readings(wanted, given)):
+        return Check(True)
+    return Check(False, f"the answer is {_shown(given.text)}, expected {_shown(wanted.text)}")
+
+
+def schema_checker(schema: Mapping[str, Any]) -> Checker:
+    """A checker that passes an answer which is JSON, alone or alone in a code fence, and valid under the schema.
+
+    The expected text is not looked at. Strictly JSON (RFC 8259): NaN and repeated keys do not pass. References are followed inside
+    the schema only; nothing is fetched.
+
+    Args:
+        schema: JSON Schema; draft 2020-12 unless its `$schema` says otherwise.
+
+    Raises:
+        BadInput: the schema is none, or refers to something outside itself (then at the first check).
+
+    Source: json-schema.org, through the package `jsonschema`.
+    """
+    kind = validator_for(schema)
+    try:
+        kind.check_schema(schema)
+    except SchemaError as error:
+        raise BadInput.at(f"schema.{_path(error)}".rstrip("."), f"is no JSON Schema: {_one_line(error.message)}") from error
+    validator = kind(schema, registry=Registry())
+
+    def check(answer: str, expected: str = "") -> Check:
+        try:
+            fenced = _FENCE.fullmatch(answer)
+            value = json.loads(fenced[1] if fenced else answer, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+            problem = next(iter(sorted(validator.iter_errors(value), key=lambda error: list(map(str, error.absolute_path)))), None)
+        except Unresolvable as error:
+            raise BadInput.at("schema", f"refers to {error.ref!r}, which it does not hold; copy it into $defs.") from error
+        except RecursionError:
+            return Check(False, "is nested too deeply to be read")
+        except ValueError as error:
+            return Check(False, f"is not JSON: {_one_line(str(error))}")
+        if problem is None:
+            return Check(True)
+        place = _path(problem)
+        return Check(False, f"{place + ': ' if place else ''}{_one_line(problem.message)}")
+
+    return check
+
+
+def comparable(text: str) -> str:
+    """The text without what does not count in a comparison: case, white space, Unicode forms (NFKC), a full stop at the end."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).removesuffix(".")
+
+
+def said(text: str) -> str:
+    """The text of the final answer where a box, a marker or a phrase announces one, else the whole text."""
+    found = final_answer(text)
+    return found.text if found is not None and found.rule != "number" else text
+
+
+def _readings(wanted: Number, given: Number) -> list[Fraction]:
+    return [wanted.value, wanted.value / 100] if wanted.percent and not given.percent else [wanted.value]
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not allowed in JSON")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return made
+
+
+def _path(error: ValidationError | SchemaError) -> str:
+    return ".".join(str(part) for part in error.absolute_path)
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 4 * _SHOWN else f"{text[: 4 * _SHOWN]}…"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")

@@ -1,0 +1,134 @@
+"""What each checker passes, and the one line it says where it does not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stillroom.core.errors import BadInput
+from stillroom.teachers.checkers import Check, exact_match, numeric_match, schema_checker
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "passed"),
+    [
+        ("The answer is Paris.", "paris", True),
+        ("Paris", "#### Paris", True),
+        ("ﬁve  apples", "five apples", True),
+        ("London", "Paris", False),
+        ("It has 3 of them", "3", False),
+    ],
+)
+def test_exact_match(answer: str, expected: str, passed: bool) -> None:
+    assert exact_match(answer, expected).passed is passed
+    assert exact_match("a", "b") == Check(False, "the answer is 'a', expected 'b'")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "passed"),
+    [
+        ("so $1,080.00 in all", "#### 1080", True),
+        ("0.1", "1/10", True),
+        ("1e3", "1,000", True),
+        ("\\boxed{\\frac{1}{2}}", ".5", True),
+        ("0.30000000000000004", "0.3", False),
+        ("9007199254740993", "9007199254740992", False),
+        ("0.33", "1/3", False),
+        ("25%", "25", True),
+        ("0.25", "25%", True),
+        ("0.25", "25", False),
+        ("-5", "5", False),
+        ("no idea", "5", False),
+    ],
+)
+def test_numeric_match_is_exact(answer: str, expected: str, passed: bool) -> None:
+    assert numeric_match(answer, expected).passed is passed
+
+
+def test_numeric_match_says_why() -> None:
+    assert numeric_match("#### 5 km", "6") == Check(False, "the answer is '5', expected '6'")
+    assert numeric_match("#### none", "6") == Check(False, "the final answer 'none' holds no number")
+    assert numeric_match("none", "6") == Check(False, "there is no final answer")
+    assert numeric_match("0.33", "1/3", tolerance=Fraction(1, 100)).passed
+    assert not numeric_match("0.32", "1/3", tolerance=Fraction(1, 100)).passed
+    with pytest.raises(BadInput, match="expected: = 'many' holds no number"):
+        numeric_match("5", "many")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.fractions(max_denominator=50), st.fractions(max_denominator=50))
+def test_two_fractions_match_only_if_they_are_equal(a: Fraction, b: Fraction) -> None:
+    assert numeric_match(str(a), str(b)).passed is (a == b)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "items": {"type": "array", "items": {"type": "integer"}}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ('{"name": "a", "items": [1, 2]}', ""),
+        ('```json\n{"name": "a"}\n```', ""),
+        ('{"name": "a", "items": [1, "b"]}', "items.1: 'b' is not of type 'integer'"),
+        ("{}", "'name' is a required property"),
+        ('{"name": "a"} as you wished', "is not JSON"),
+        ('{"name": "a", "name": "b"}', "is not JSON: a key occurs twice"),
+        ("NaN", "is not JSON: NaN is not allowed"),
+        ("", "is not JSON"),
+        ("[" * 100_000, "is nested too deeply"),
+        ("1" * 5000, "is not JSON"),
+    ],
+)
+def test_answers_under_a_schema(answer: str, reason: str) -> None:
+    found = schema_checker(SCHEMA)(answer, "")
+    assert found.passed is (reason == "")
+    assert found.reason.startswith(reason)
+    assert "\n" not in found.reason
+
+
+def test_a_bad_schema_is_refused_and_nothing_is_fetched() -> None:
+    with pytest.raises(BadInput, match=r"schema\.type: is no JSON Schema"):
+        schema_checker({"type": "objekt"})
+    asked = []
+
+    class Serves(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Serves) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/x"
+        with pytest.raises(BadInput, match=f"refers to '{address}', which it does not hold"):
+            schema_checker({"$ref": address})("1", "")
+        server.shutdown()
+    assert asked == []
+    assert schema_checker({"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}})("1", "").passed
+
+
+def test_every_gold_solution_of_gsm8k_passes_and_its_neighbours_fail(shared_data: Path) -> None:
+    """The test split; `benchmarks/verifier.py` does all, with more kinds of change."""
+    with gzip.open(shared_data / "gsm8k" / "test.jsonl.gz", "rt", encoding="utf-8") as lines:
+        gold = [json.loads(line)["answer"] for line in lines]
+    assert len(gold) == 1319
+    for answer in gold:
+        solution, _, final = answer.partition("#### ")
+        assert numeric_match(answer, final).passed
+        assert not numeric_match(f"{solution}#### {int(final.replace(',', '')) + 1}", final).passed

@@ -1,0 +1,61 @@
+"""What is kept, at which rate, and what a vote says."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from stillroom.teachers.checkers import numeric_match
+from stillroom.teachers.rejection import AcceptRate, Sample, Vote, accept_rates, kept, majority_vote, verify
+
+SAMPLES = [
+    Sample("a", "#### 1", "1", model="big", difficulty="easy"),
+    Sample("a", "so #### 1", "1", model="small", difficulty="easy"),
+    Sample("a", "#### 1", "1", model="small", difficulty="easy"),
+    Sample("b", "<think>2</think>3", "2", model="big", difficulty="hard"),
+    Sample("b", "<think>3</think>2", "2", model="small", difficulty="hard"),
+    Sample("b", "<think>so 2", "2", model="small", difficulty="hard"),
+]
+
+
+def test_what_passes_is_kept_once() -> None:
+    found = verify(SAMPLES, numeric_match)
+    assert [v.check.passed for v in found] == [True, True, True, False, True, False]
+    assert found[5].check.reason == "the response ends within its thinking"
+    assert kept(found) == [SAMPLES[0], SAMPLES[1], SAMPLES[4]]
+    assert kept([]) == []
+
+
+def test_accept_rates_by_model_and_by_difficulty() -> None:
+    found = verify(SAMPLES, numeric_match)
+    by_model = accept_rates(found, lambda s: s.model)
+    assert by_model == {"big": AcceptRate(1, 2, 1, 2), "small": AcceptRate(3, 4, 2, 2)}
+    assert by_model["small"].share == 0.75
+    assert accept_rates(found, lambda s: s.difficulty) == {"easy": AcceptRate(3, 3, 1, 1), "hard": AcceptRate(1, 3, 1, 1)}
+    assert accept_rates([], lambda s: s.model) == {}
+
+
+@pytest.mark.parametrize(
+    ("responses", "numeric", "vote"),
+    [
+        (["$5", "so 5.00", "6", "none"], True, Vote("$5", 0.5)),
+        (["5", "6"], True, Vote(None, 0.5)),
+        (["<think>6", "<think>6", "5"], True, Vote("5", 1 / 3)),
+        (["none"], True, Vote(None, 0.0)),
+        (["The answer is Paris.", "paris", "London"], False, Vote("Paris", 2 / 3)),
+        (["in 2020", "in 2021", "In 2020."], False, Vote("in 2020", 2 / 3)),
+        (["", ""], False, Vote(None, 0.0)),
+    ],
+)
+def test_a_vote(responses: list[str], numeric: bool, vote: Vote) -> None:
+    assert majority_vote(responses, numeric=numeric) == vote
+    for seed in range(5):
+        mixed = random.Random(seed).sample(responses, len(responses))
+        again = majority_vote(mixed, numeric=numeric)
+        assert (again.share, again.answer is None) == (vote.share, vote.answer is None)
+
+
+def test_a_vote_of_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        majority_vote([], numeric=True)
