@@ -27,14 +27,14 @@ class Window:
     once says that they wait in the server's queue (Brakmo & Peterson 1995, TCP Vegas): more would bring nothing.
     """
 
-    _CUT, _CROWDED, _FORGET = 0.8, 2.0, 1.02
+    _CUT, _CROWDED, _FORGET = 0.8, 2.0, 1.001
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.slow_start = True
         self.latency: float | None = None
         """Seconds: the least mean latency of a window of answers; forgotten slowly."""
-        self._start = self.limit = max(most / 8, min(4.0, most))
+        self._start = self.limit = min(max(most / 8, 4.0), 32.0, most)
         self._step = max(most / 32, 1.0)
         self._sum, self._count, self._cut_at = 0.0, 0, 0.0
 
@@ -49,9 +49,12 @@ class Window:
         self._sum, self._count = self._sum + seconds, self._count + 1
         if self._count >= max(16.0, self.limit):
             mean, self._sum, self._count = self._sum / self._count, 0.0, 0
-            if self.latency is not None and mean > self._CROWDED * self.latency and self.limit > self._start:
+            if self.latency is None or mean <= self._CROWDED * self.latency:
+                self.latency = mean if self.latency is None else min(mean, self.latency * self._FORGET)
+            elif self.limit > self._start:
                 self.limit, self.slow_start = self.limit * self._CUT, False
-            self.latency = mean if self.latency is None else min(mean, self.latency * self._FORGET)
+            else:  # so few cannot crowd it: the server has become slower by itself
+                self.latency = mean
 
     def refused(self, in_flight: int) -> None:
         """A request was refused for the rate: the pace is what has to fall; more at once than now were of no use."""
@@ -76,7 +79,7 @@ class Pace:
     _BELOW = 0.98
     """The share of the learnt limit to start from."""
     _LEVEL: float = (1 - _BELOW) ** (1 / 3)
-    _SECONDS, _REQUESTS = 30.0, 150.0
+    _SECONDS, _REQUESTS = 30.0, 250.0
     """The cubic takes the longer of both from the limit to its double, so that refusals stay rare at any rate."""
     _ENOUGH, _NEAR = 10, 1.3
     """So many let through between two refusals tell a limit, if the rate at the second is no further above it than this."""
@@ -156,7 +159,7 @@ class Pace:
     def _learn(self, sent_at: float, let_through: int, rate: float | None) -> float:
         """The limit, as far as the refusals show it; `rate` was the pace."""
         if not self._marks or rate is None:
-            return 0.5 * let_through / max(sent_at - self._first, 0.25)
+            return max(0.5 * let_through, 0.5) / max(sent_at - self._first, 0.25)
         # The latest refusal that is far enough back to tell.
         when, _, before = next((mark for mark in reversed(self._marks) if let_through - mark[2] >= self._ENOUGH), self._marks[0])
         passed = let_through - before
