@@ -31,11 +31,19 @@ words = st.text(st.characters(), max_size=12)  # lone surrogates and control cha
 logprob = st.floats(-9999, 0)
 tokens = st.builds(TokenLogprobs, words, logprob, st.lists(st.tuples(words, logprob), max_size=2).map(tuple))
 choices = st.builds(
-    Choice, words, words, words, words, st.lists(st.tuples(words, words), max_size=2).map(tuple), st.none() | st.lists(tokens, max_size=2).map(tuple)
+    Choice,
+    words,
+    words,
+    words,
+    words,
+    st.lists(st.tuples(words, words), max_size=2).map(tuple),
+    st.none() | st.lists(tokens, max_size=2).map(tuple),
 )
 usages = st.none() | st.builds(Usage, st.integers(0, 9), st.integers(0, 9))
 replies = st.builds(Reply, st.lists(choices, min_size=1, max_size=2).map(tuple), usages, words, st.integers(1, 9), st.just(0.25))
-failures = st.builds(Failure, st.sampled_from(FAILURE_REASONS), words, st.none() | st.integers(400, 599), st.integers(1, 9), st.just(0.25), usages)
+failures = st.builds(
+    Failure, st.sampled_from(FAILURE_REASONS), words, st.none() | st.integers(400, 599), st.integers(1, 9), st.just(0.25), usages
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -53,7 +53,9 @@ def completion(content: str, body: dict[str, Any], **fields: Any) -> dict[str, A
 class Server:
     """`with Server(script) as server`: runs in a thread. Keeps what it has seen in `bodies`, `headers` and `answered`."""
 
-    def __init__(self, script: Script | None = None, *, bucket: Bucket | None = None, told: Callable[[float], dict[str, str]] | None = None):
+    def __init__(
+        self, script: Script | None = None, *, bucket: Bucket | None = None, told: Callable[[float], dict[str, str]] | None = None
+    ):
         """`bucket`: a hidden limit; `told(seconds)`: the headers of its refusals."""
         self.script = script or (lambda number, body: {})
         self.bucket, self.told = bucket, told or (lambda seconds: {})

@@ -191,7 +191,11 @@ def test_a_wrong_setting_stops_the_run_at_once(serve: Make, endpoint: Make, make
 
 @pytest.mark.parametrize(
     ("address", "words"),
-    [("http://no-such-host.invalid/v1", "the host is unknown"), ("http://127.0.0.1:9/v1", "no connection"), ("https://127.0.0.1:9/v1", "no connection")],
+    [
+        ("http://no-such-host.invalid/v1", "the host is unknown"),
+        ("http://127.0.0.1:9/v1", "no connection"),
+        ("https://127.0.0.1:9/v1", "no connection"),
+    ],
 )
 def test_an_unreachable_endpoint_stops_the_run(endpoint: Make, make_requests: Make, address: str, words: str) -> None:
     with pytest.raises(EndpointStopped, match=rf"teacher\.base_url.*{words}"):
@@ -240,7 +244,9 @@ def test_an_endpoint_that_goes_down_stops_the_run(serve: Make, endpoint: Make, m
         return now[0]
 
     with pytest.raises(EndpointStopped, match="nothing but failures for .* s, the last server-error 500"):
-        ask(endpoint(server, max_attempts=10**6, max_concurrency=4), make_requests(500), clock=clock, sleep=lambda seconds: asyncio.sleep(0))
+        ask(
+            endpoint(server, max_attempts=10**6, max_concurrency=4), make_requests(500), clock=clock, sleep=lambda seconds: asyncio.sleep(0)
+        )
 
 
 def test_a_single_401_in_the_middle_is_tried_again(serve: Make, endpoint: Make, make_requests: Make) -> None:

@@ -167,7 +167,7 @@ def test_a_budget_is_never_exceeded_and_ends_the_run_resumably(
 
 
 def cost_of(server: Any) -> Spending:
-    """What the server would bill: the whole answers that it has written or begun to write."""
+    """What the server would bill at least: every prompt that it has read."""
     seen = Spending()
     for body in server.bodies:
         seen += Spending(requests=1, prompt_tokens=len(text(body)) // 4 + 1)

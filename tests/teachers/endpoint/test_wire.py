@@ -91,7 +91,11 @@ def parse(body: Any, kind: str = "application/json") -> tuple[tuple[Choice, ...]
 
 
 def chat(**message: Any) -> dict[str, Any]:
-    return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}, "model": "m-1"}
+    return {
+        "choices": [{"message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+        "model": "m-1",
+    }
 
 
 def test_a_good_reply_is_read_whole() -> None:

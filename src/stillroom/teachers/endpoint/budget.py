@@ -7,36 +7,43 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
-from typing import Any
 
 from stillroom.core.chat import ChatRequest, Usage
 from stillroom.core.errors import BadInput
 
+_PICO = 1e12
 _TEMPLATE_TOKENS = 256
 """What a server's chat template may add to a prompt, at most."""
 
 
 @dataclass(frozen=True)
 class Spending:
-    """Requests sent, their tokens, and their price in US dollars. Differences may be negative."""
+    """Requests sent, their tokens, and their price. Differences may be negative.
+
+    Money is whole picodollars, so that sums of sums agree: a price of 0.15 USD per million tokens is 150,000 for each.
+    """
 
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    usd: float = 0.0
+    picodollars: int = 0
 
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    @property
+    def usd(self) -> float:
+        return self.picodollars / _PICO
+
     def __add__(self, other: Spending) -> Spending:
         return Spending(
             self.requests + other.requests, self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens, self.usd + other.usd,
+            self.completion_tokens + other.completion_tokens, self.picodollars + other.picodollars,
         )  # fmt: skip
 
     def __sub__(self, other: Spending) -> Spending:
-        return self + Spending(-other.requests, -other.prompt_tokens, -other.completion_tokens, -other.usd)
+        return self + Spending(-other.requests, -other.prompt_tokens, -other.completion_tokens, -other.picodollars)
 
     def to_block(self) -> bytes:
         return json.dumps(astuple(self)).encode()
@@ -60,9 +67,10 @@ class Prices:
         if not (0 <= self.prompt < float("inf") and 0 <= self.completion < float("inf")):
             raise BadInput.at("teacher.prices", f"{self.prompt}, {self.completion}: prices are at least 0 US dollars per million tokens.")
 
-    def of(self, usage: Usage, *, requests: int = 1) -> Spending:
-        usd = (usage.prompt_tokens * self.prompt + usage.completion_tokens * self.completion) / 1e6
-        return Spending(requests, usage.prompt_tokens, usage.completion_tokens, usd)
+    def of(self, usage: Usage, requests: int = 1) -> Spending:
+        prompt, completion = (round(price * _PICO / 1e6) for price in (self.prompt, self.completion))
+        paid = usage.prompt_tokens * prompt + usage.completion_tokens * completion
+        return Spending(requests, usage.prompt_tokens, usage.completion_tokens, paid)
 
 
 @dataclass(frozen=True)
@@ -119,44 +127,50 @@ class Meter:
         return self.prices.of(usage)
 
     async def reserve(self, most: Spending) -> None:
-        """Wait until the budget covers `most`.
+        """Wait until the budget covers `most`, and until that it was reserved is durable.
 
         Raises:
             BudgetReached: it does not, and nothing is out that might come cheaper than feared.
         """
+        if self.budget is None:
+            return
         if self._waiting or not self._fits(most):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((most, turn))
-            self._wake()
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled() and turn.exception() is None:
-                    self.settle(most, NOTHING)
-                raise
+            await self._turn(most)
         else:
             self._take(most)
-        if self.budget is not None:
-            try:
-                await self.commit()
-            except BaseException:
-                self.settle(most, NOTHING)
-                raise
+        try:
+            await self.commit()
+        except BaseException:
+            self.settle(most, NOTHING)
+            raise
 
     def settle(self, most: Spending, cost: Spending) -> None:
         """What was reserved as `most` has cost `cost`."""
-        self.reserved -= most
         self.spent += cost
-        self.record(cost - most if self.budget is not None else cost)
+        if self.budget is None:
+            self.record(cost)
+            return
+        self.reserved -= most
+        self.record(cost - most)
         self._wake()
+
+    async def _turn(self, most: Spending) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((most, turn))
+        self._wake()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.settle(most, NOTHING)
+            raise
 
     def _fits(self, most: Spending) -> bool:
         return self.budget is None or self.budget.allows(self.spent + self.reserved + most)
 
     def _take(self, most: Spending) -> None:
         self.reserved += most
-        if self.budget is not None:
-            self.record(most)
+        self.record(most)
 
     def _wake(self) -> None:
         while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
@@ -169,12 +183,3 @@ class Meter:
                 if not turn.done():
                     turn.set_exception(BudgetReached())
             self._waiting.clear()
-
-    def left(self) -> dict[str, Any]:
-        """What the budget still allows, by name; only what it bounds."""
-        if self.budget is None:
-            return {}
-        spent = self.spent
-        pairs = {"usd": (self.budget.usd, spent.usd), "requests": (self.budget.requests, spent.requests)}
-        pairs["tokens"] = (self.budget.tokens, spent.tokens)
-        return {name: most - value for name, (most, value) in pairs.items() if most is not None}

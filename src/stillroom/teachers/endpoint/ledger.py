@@ -1,7 +1,7 @@
 """What a store has paid for, kept in the store itself: signed entries, each in one commit with the answers that it paid for.
 
 Under a budget, an attempt's most is entered before it is sent, and the difference to its cost afterwards. What a killed run leaves is
-therefore never less than what was spent. An entry is one JSON list: requests, prompt tokens, completion tokens, US dollars.
+therefore never less than what was spent. An entry is one JSON list of integers: requests, prompt tokens, completion tokens, picodollars.
 """
 
 from __future__ import annotations
