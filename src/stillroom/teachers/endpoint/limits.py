@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stillroom.teachers.endpoint.wire import Allowance
 
-_GRAIN_SECONDS = 0.002
-"""A timer is late by about so much; that is made up for, a longer delay is not: it would be a burst."""
+_LATE_SECONDS, _LATE_SECONDS_WIDE = 0.02, 0.002
+"""So much lateness of a timer is made up for; the latter where requests are further apart than the former, and a strict server would
+take two close ones for one too many."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Ticket:
 class Window:
     """How many requests at once: additive increase, multiplicative decrease on timeouts, overload and latency that grows.
 
-    It starts low and doubles every round trip until something speaks against it (slow start). Twice the latency at more requests at
-    once says that they wait in the server's queue (Brakmo & Peterson 1995, TCP Vegas): more would bring nothing.
+    It starts low and doubles every round trip until something speaks against it (slow start). If even the quickest answer of a
+    window takes twice as long as the quickest before, all wait in the server's queue (Brakmo & Peterson 1995, TCP Vegas): more at once
+    would bring nothing. Means would not do: answers differ in length, and one slow moment is no queue.
     """
 
     _CUT, _CROWDED, _FORGET = 0.8, 2.0, 1.001
@@ -33,10 +36,10 @@ class Window:
         self.most = most
         self.slow_start = True
         self.latency: float | None = None
-        """Seconds: the least mean latency of a window of answers; forgotten slowly."""
+        """Seconds: the least latency seen; forgotten slowly."""
         self._start = self.limit = min(max(most / 8, 4.0), 32.0, most)
         self._step = max(most / 32, 1.0)
-        self._sum, self._count, self._cut_at = 0.0, 0, 0.0
+        self._least, self._count, self._cut_at = math.inf, 0, 0.0
 
     def spacing(self) -> float:
         """Seconds between two sendings: the slow start spreads a window over a round trip, so that a refusal comes before most are out."""
@@ -46,15 +49,15 @@ class Window:
         """An answer came after `seconds`; `in_flight` requests were out, itself among them."""
         if in_flight + 1 >= 0.8 * self.limit:  # what is not used shows nothing
             self.limit = min(self.limit + (1.0 if self.slow_start else self._step / self.limit), self.most)
-        self._sum, self._count = self._sum + seconds, self._count + 1
+        self._least, self._count = min(self._least, seconds), self._count + 1
         if self._count >= max(16.0, self.limit):
-            mean, self._sum, self._count = self._sum / self._count, 0.0, 0
-            if self.latency is None or mean <= self._CROWDED * self.latency:
-                self.latency = mean if self.latency is None else min(mean, self.latency * self._FORGET)
+            least, self._least, self._count = self._least, math.inf, 0
+            if self.latency is None or least <= self._CROWDED * self.latency:
+                self.latency = least if self.latency is None else min(least, self.latency * self._FORGET)
             elif self.limit > self._start:
                 self.limit, self.slow_start = self.limit * self._CUT, False
             else:  # so few cannot crowd it: the server has become slower by itself
-                self.latency = mean
+                self.latency = least
 
     def refused(self, in_flight: int) -> None:
         """A request was refused for the rate: the pace is what has to fall; more at once than now were of no use."""
@@ -122,7 +125,8 @@ class Pace:
         if rate := self.rate(now):
             spacing = max(spacing, 1 / rate)
         if spacing:
-            self._next = max(self._next, now - _GRAIN_SECONDS) + spacing
+            late = _LATE_SECONDS if spacing < _LATE_SECONDS else _LATE_SECONDS_WIDE
+            self._next = max(self._next, now - late) + spacing
         self._sent += 1
         self._recent.append(now)
         return Ticket(now, self._sent)

@@ -12,7 +12,8 @@ from stillroom.core.protocols import BlockStore
 from stillroom.teachers.endpoint.budget import NOTHING, Spending
 from stillroom.teachers.endpoint.ledger import Ledger
 
-_GATHER_SECONDS = 0.01
+_GATHER_SECONDS, _GATHER_SECONDS_WAITED_FOR = 0.03, 0.004
+"""How long a commit waits for company; the latter where somebody waits for it. A commit costs about as much as storing 200 answers."""
 _MOST_WAITING = 4096
 """More answers than these on their way to the disk hold the flow up: they are memory, and a kill would lose them."""
 
@@ -81,7 +82,7 @@ class GroupWriter:
                 await self._arrived.wait()
                 continue
             if not self._closing:
-                await asyncio.sleep(_GATHER_SECONDS)
+                await asyncio.sleep(_GATHER_SECONDS_WAITED_FOR if self._batch.waiting else _GATHER_SECONDS)
             batch, self._batch = self._batch, _Batch()
             await loop.run_in_executor(self._thread, self._store_batch, batch)
             self._tell(batch)
