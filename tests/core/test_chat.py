@@ -30,20 +30,13 @@ REQUEST = ChatRequest(({"role": "user", "content": "hello"},), PARAMETERS)
 words = st.text(st.characters(), max_size=12)  # lone surrogates and control characters among them
 logprob = st.floats(-9999, 0)
 tokens = st.builds(TokenLogprobs, words, logprob, st.lists(st.tuples(words, logprob), max_size=2).map(tuple))
-choices = st.builds(
-    Choice,
-    words,
-    words,
-    words,
-    words,
-    st.lists(st.tuples(words, words), max_size=2).map(tuple),
-    st.none() | st.lists(tokens, max_size=2).map(tuple),
-)
+calls = st.lists(st.tuples(words, words), max_size=2).map(tuple)
+logprobs = st.none() | st.lists(tokens, max_size=2).map(tuple)
+choices = st.builds(Choice, words, words, words, words, calls, logprobs)
 usages = st.none() | st.builds(Usage, st.integers(0, 9), st.integers(0, 9))
 replies = st.builds(Reply, st.lists(choices, min_size=1, max_size=2).map(tuple), usages, words, st.integers(1, 9), st.just(0.25))
-failures = st.builds(
-    Failure, st.sampled_from(FAILURE_REASONS), words, st.none() | st.integers(400, 599), st.integers(1, 9), st.just(0.25), usages
-)
+reasons, statuses = st.sampled_from(FAILURE_REASONS), st.none() | st.integers(400, 599)
+failures = st.builds(Failure, reasons, words, statuses, st.integers(1, 9), st.just(0.25), usages)
 
 
 @settings(max_examples=60, deadline=None)

@@ -44,6 +44,8 @@ FailureReason = Literal[
     "too-large",
 ]
 FAILURE_REASONS: tuple[FailureReason, ...] = get_args(FailureReason)
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+# ASCII: control characters, quotes and lone surrogates of a user's text all reach the server, and the store, as escapes.
 _OWN_FIELDS = {
     "messages",
     "model",
@@ -104,7 +106,7 @@ class ChatParameters:
             "response_format": self.response_format,
         }
         set_ones = {name: value for name, value in known.items() if value is not None}
-        return json.dumps({**set_ones, **self.extra}, separators=(",", ":"), allow_nan=False)
+        return _encode({**set_ones, **self.extra})
 
     @property
     def most_tokens(self) -> int | None:
@@ -134,8 +136,7 @@ class ChatRequest:
 
     @cached_property
     def messages_json(self) -> str:
-        # ASCII: control characters, quotes and lone surrogates of a user's text all reach the server as escapes.
-        return json.dumps(self.messages, separators=(",", ":"), allow_nan=False)
+        return _encode(self.messages)
 
     def body(self) -> bytes:
         """The request body."""
@@ -246,7 +247,7 @@ def to_block(outcome: Reply | Failure) -> bytes:
         content |= {"model": outcome.model, "choices": [_choice_content(choice) for choice in outcome.choices]}
     else:
         content |= {"failure": outcome.reason, "detail": outcome.detail, "status": outcome.status}
-    return json.dumps({name: value for name, value in content.items() if value not in (None, "")}, separators=(",", ":")).encode("ascii")
+    return _encode({name: value for name, value in content.items() if value not in (None, "")}).encode("ascii")
 
 
 def from_block(block: bytes) -> Reply | Failure:

@@ -107,6 +107,8 @@ class Server:
             response = await self._answer(request, number)
             self.statuses[response.status] += 1
             return response
+        except ConnectionError:  # the client has hung up
+            return web.Response(status=500)
         finally:
             self.in_flight -= 1
 
@@ -127,7 +129,7 @@ class Server:
             return web.Response(status=500)
         content = act.get("content", "yes")
         good = json.dumps(completion(content, body, **act.get("fields", {}))).encode()
-        text = act["body"] if "body" in act else good
+        text = act.get("body", good)
         status, kind = act.get("status", 200), act.get("type", "application/json")
         if not act.keys() & {"cut", "drip", "huge"}:
             if status == 200 and "body" not in act:

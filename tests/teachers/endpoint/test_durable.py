@@ -221,7 +221,8 @@ from stillroom.teachers.endpoint.budget import Budget, Prices
 from stillroom.teachers.endpoint.durable import ask_all
 p = ChatParameters("m", max_tokens=8)
 rows = [ChatRequest(({{"role": "user", "content": f"row {{i}}"}},), p) for i in range(200)]
-ask_all(KnowledgeStore({str(tmp_path)!r}), Endpoint({server.base_url!r}, max_concurrency=6), rows, prices=Prices(1, 10), budget=Budget(usd=1))
+endpoint = Endpoint({server.base_url!r}, max_concurrency=6)
+ask_all(KnowledgeStore({str(tmp_path)!r}), endpoint, rows, prices=Prices(1, 10), budget=Budget(usd=1))
 """
     process = subprocess.Popen([sys.executable, "-c", script])
     while server.in_flight < 6 or server.number < 26:

@@ -54,9 +54,13 @@ class Outcome:
 
 
 def simulate(
-    admits: Callable[[float], bool], rows: int, *, latency: Callable[[int], float], most: int, wait: Callable[[float], float | None] | None = None,
+    admits: Callable[[float], bool],
+    rows: int,
+    *,
+    latency: Callable[[int], float],
+    most: int,
     allowance: Callable[[float], list[Allowance]] | None = None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Send `rows` through a Window and a Pace; latency(in flight) is the server's. A refusal comes after 2 ms."""
     chance, window, pace = random.Random(0), Window(most), Pace()
     now, waiting, in_flight, done, refused, number = 0.0, rows, 0, 0, 0, 0
@@ -81,7 +85,7 @@ def simulate(
                     pace.told(allowance(now), now)
             else:
                 refused += 1
-                pace.refused(ticket, now, wait(now) if wait else None)
+                pace.refused(ticket, now, None)
                 window.refused(in_flight)
                 number += 1
                 heapq.heappush(events, (now + 0.5 * chance.random(), number, "again", None))
