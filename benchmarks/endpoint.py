@@ -2,7 +2,7 @@
 
     python benchmarks/endpoint.py                    everything, endpoint.md rewritten (about four minutes; with peers, longer)
     python benchmarks/endpoint.py --quick            fewer rows, printed, under a minute
-    python benchmarks/endpoint.py --json FILE        the raw figures as well
+    python benchmarks/endpoint.py --json FILE        the raw figures; what FILE holds is not measured again
     --distilabel PYTHON, --curator PYTHON            interpreters of environments of their own that hold a peer:
         python -m venv distilabel && distilabel/bin/pip install "distilabel[openai]==1.5.3"
         python -m venv curator && curator/bin/pip install bespokelabs-curator
@@ -24,39 +24,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "tests" / "teachers" / "endpoint" / "server.py"
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "and",
-    "runs",
-    "into",
-    "the",
-    "deep",
-    "green",
-    "forest",
-    "where",
-    "nobody",
-    "has",
-    "ever",
-    "been",
-    "before",
-    "today",
-    "so",
-    "that",
-]
+TEXT = "the quick brown fox jumps over the lazy dog and runs into the deep green forest where nobody has ever been before today so that"
 
 
 @dataclass(frozen=True)
@@ -87,7 +61,8 @@ CASES = (
 
 def prompts(num: int) -> list[str]:
     """Sixty words each, all different."""
-    return [" ".join([f"row {i}:", *(WORDS[(i * 7 + k) % len(WORDS)] for k in range(58))]) for i in range(num)]
+    words = TEXT.split()
+    return [" ".join([f"row {i}:", *(words[(i * 7 + k) % len(words)] for k in range(58))]) for i in range(num)]
 
 
 # --- the systems: each is run as `endpoint.py --worker SYSTEM`, and prints one JSON line
@@ -171,14 +146,18 @@ def curator(url: str, case: Case) -> dict[str, Any]:
 
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(Path(litellm.__file__).parent / "litellm_core_utils" / "tokenizers"))
     limits = {"max_requests_per_minute": 10**6, "max_tokens_per_minute": 10**9, "max_concurrent_requests": case.at_once}
-    model = package.LLM(
-        model_name="m",
-        backend="openai",
-        generation_params={"max_tokens": 16},
-        backend_params={"base_url": url, "api_key": "none", **limits},
-    )
+    settings = {"base_url": url, "api_key": "none", **limits}
+
+    class Ask(package.LLM):  # type: ignore[misc]
+        def prompt(self, row: dict[str, Any]) -> str:
+            return str(row["text"])
+
+        def parse(self, row: dict[str, Any], response: str) -> dict[str, Any]:
+            return {"answer": response}
+
+    model = Ask(model_name="m", backend="openai", generation_params={"max_tokens": 16}, backend_params=settings)
     start = time.perf_counter()
-    found = model(Dataset.from_dict({"prompt": prompts(case.rows)}))
+    found = model(Dataset.from_dict({"text": prompts(case.rows)}))
     seconds = time.perf_counter() - start
     rows = getattr(found, "dataset", found)
     return {"answered": len(rows), "seconds": seconds}
@@ -228,40 +207,43 @@ def measure(system: str, python: str, case: Case, limit_seconds: float) -> dict[
 def run(options: argparse.Namespace) -> dict[str, Any]:
     pythons = {"stillroom": sys.executable, "bare aiohttp": sys.executable}
     pythons |= {name: str(python) for name in ("distilabel", "curator") if (python := getattr(options, name))}
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     for case in (CASES[0], CASES[4]) if options.quick else CASES:
         if options.quick:
-            case = Case(**{**asdict(case), "rows": 300 if case.rate else 1500})
+            case = replace(case, rows=300 if case.rate else 1500)
         rounds = 1 if case.rate or options.quick else 3
         for system, python in pythons.items():
             if system == "bare aiohttp" and case.rate:
                 continue  # it retries nothing
-            tries = [measure(system, python, case, options.limit) for _ in range(rounds if python == sys.executable else 1)]
+            if system in results.get(case.name, {}).get("systems", {}):
+                continue
+            own = python == sys.executable
+            asked = case if own else replace(case, rows=min(case.rows, options.peer_rows))
+            tries = [measure(system, python, asked, options.limit) for _ in range(rounds if own else 1)]
             good = sorted((each for each in tries if "rate" in each), key=lambda each: each["rate"])
             figures = good[len(good) // 2] if good else tries[0]
             results.setdefault(case.name, {"case": asdict(case), "systems": {}})["systems"][system] = figures
             print(case.name, "|", system, "|", figures, flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1))
     return results
 
 
 # --- the page
 
 
+INTRODUCTION = """One scripted server on loopback, a process of its own that shares the cores; each system in a fresh process, from
+its first row to its last, start-up left out. stillroom and the bare loop: the median of three runs, but for the hidden limit. Every answer
+of stillroom was durable in a knowledge store, and was read back and counted. Net: by the server's clock, from the first request to the last.
+Refused: answers 429 in percent of the rows."""
+
+
 def page(results: dict[str, Any], machine: dict[str, str], command: str) -> str:
-    lines = [
-        "# Asking an endpoint", "",
-        f"Output of `{command}`. One scripted server on loopback, a process of its own that shares the cores; each system in a fresh process, from its",
-        "first row to its last without start-up; stillroom and the bare loop: the median of three runs, where there is no rate limit. Every answer of",
-        "stillroom was durable in a knowledge store and was read back. Refused: answers 429 in percent of the rows. Net: by the server's clock, from the",
-        "first request to the last.", "",
-    ]  # fmt: skip
+    lines = ["# Asking an endpoint", "", f"Output of `{command}`. {INTRODUCTION}", ""]
     for name, part in results.items():
         case, systems = Case(**part["case"]), part["systems"]
         lines += [f"## {name}: {case.rows} rows, ideal {case.ideal:.0f}/s", ""]
-        lines += [
-            "| system | rows/s | net | answered | refused | most at once | against bare |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-        ]
+        lines += ["| system | rows/s | net | answered | refused | most at once | against bare |", f"|{' --- |' * 7}"]
         base = systems.get("bare aiohttp", {}).get("rate")
         for system, each in systems.items():
             if "error" in each:
@@ -290,10 +272,10 @@ def verdicts(results: dict[str, Any]) -> list[str]:
         checks.append((f"{CASES[0].name}: at least {factor:g} times {system}", mine / peer if mine and peer else None, factor))
     checks.append((f"{CASES[1].name}: at least 235 rows/s", rate(CASES[1], "stillroom"), 235.0))
     checks.append((f"{CASES[4].name}: at least 19 rows/s", rate(CASES[4], "stillroom"), 19.0))
-    lines = [
-        f"- {words}: {'not measured' if value is None else f'{value:.2f}, ' + ('met' if value >= least else 'MISSED')}"
-        for words, value, least in checks
-    ]
+    lines = []
+    for words, value, least in checks:
+        said = "not measured" if value is None else f"{value:.2f}, {'met' if value >= least else 'MISSED'}"
+        lines.append(f"- {words}: {said}")
     limited = results.get(CASES[4].name, {}).get("systems", {}).get("stillroom", {})
     if "refused" in limited:
         lines.append(f"- the same: under 2 % refused: {100 * limited['refused']:.1f} %, {'met' if limited['refused'] < 0.02 else 'MISSED'}")
@@ -319,6 +301,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--distilabel", type=Path)
     parser.add_argument("--curator", type=Path)
+    parser.add_argument("--peer-rows", type=int, default=10**9, help="at most so many rows for a peer: on a busy machine they take long")
     parser.add_argument("--limit", type=float, default=400.0, help="seconds that one system may take for one case")
     for hidden in ("--worker", "--url", "--case"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -328,9 +311,8 @@ def main() -> None:
         return
     results = run(options)
     machine = versions({"distilabel": options.distilabel, "bespokelabs-curator": options.curator})
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
     flags = [f"--{name} PYTHON" for name in ("distilabel", "curator") if getattr(options, name)]
+    flags += [f"--peer-rows {options.peer_rows}"] if options.peer_rows < 10**9 else []
     text = page(results, machine, " ".join(["python benchmarks/endpoint.py", *["--quick"] * options.quick, *flags]))
     if options.quick:
         print(text)

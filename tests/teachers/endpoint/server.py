@@ -133,7 +133,7 @@ class Server:
         status, kind = act.get("status", 200), act.get("type", "application/json")
         if not act.keys() & {"cut", "drip", "huge"}:
             if status == 200 and "body" not in act:
-                self.answered[str(body["messages"][-1]["content"])] += 1
+                self.answered[str(body["messages"][-1]["content"] if body["messages"] else "")] += 1
             return web.Response(body=text, status=status, content_type=kind, headers=act.get("headers"))
         response = web.StreamResponse(status=status, headers={"Content-Type": kind, **act.get("headers", {})})
         if "cut" in act:
