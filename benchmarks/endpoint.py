@@ -234,7 +234,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 INTRODUCTION = """One scripted server on loopback, a process of its own that shares the cores; each system in a fresh process, from
 its first row to its last, start-up left out. stillroom and the bare loop: the median of three runs, but for the hidden limit. Every answer
-of stillroom was durable in a knowledge store, and was read back and counted. Net: by the server's clock, from the first request to the last.
+of stillroom was durable in a knowledge store, and was read back and counted. Net: by the server's clock, first request to last.
 Refused: answers 429 in percent of the rows."""
 
 

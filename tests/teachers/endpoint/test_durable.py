@@ -288,3 +288,10 @@ def test_a_key_that_is_missing_or_none_is_refused_without_being_shown(
     with pytest.raises(BadInput, match=r"api_key_env.*ENDPOINT_KEY") as refused:
         EndpointClient(endpoint("http://127.0.0.1:1/v1", api_key_env="ENDPOINT_KEY"))
     assert not value or value not in str(refused.value)
+
+
+def test_verify_finds_a_damaged_answer(store: KnowledgeStore, make_requests: Make) -> None:
+    (row,) = make_requests(1)
+    store.put_blocks([row.key("host/v1")], [b'{"format": "stillroom/chat@1", "attem'], [row.facts("host/v1")])
+    (problem,) = verify(store).problems
+    assert "stored answer is damaged" in problem

@@ -26,11 +26,11 @@ class Window:
     """How many requests at once: additive increase, multiplicative decrease on timeouts, overload and latency that grows.
 
     It starts low and doubles every round trip until something speaks against it (slow start). If even the quickest answer of a
-    window takes twice as long as the quickest before, all wait in the server's queue (Brakmo & Peterson 1995, TCP Vegas): more at once
+    window takes three times as long as the quickest before, all wait in the server's queue (Brakmo & Peterson 1995, TCP Vegas): more at once
     would bring nothing. Means would not do: answers differ in length, and one slow moment is no queue.
     """
 
-    _CUT, _CROWDED, _FORGET = 0.8, 2.0, 1.001
+    _CUT, _CROWDED, _FORGET = 0.8, 3.0, 1.001
 
     def __init__(self, most: int) -> None:
         self.most = most
