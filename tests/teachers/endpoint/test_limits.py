@@ -168,6 +168,16 @@ def test_tokens_a_minute_are_kept_like_requests() -> None:
     assert pace.rate(21.0) is None  # the allowance is full again
 
 
+def test_what_was_told_last_counts_and_no_longer_than_its_reset() -> None:
+    pace = Pace()
+    pace.told([Allowance("requests", 0, 60.0)], 0.0)
+    pace.send(0.0)
+    assert 50 < pace.wait(1.0) <= 59
+    assert pace.wait(60.0) <= 0
+    pace.told([Allowance("requests", 500, 60.0)], 2.0)
+    assert pace.wait(2.0) <= 0
+
+
 def test_one_burst_of_refusals_is_one_cut() -> None:
     window, pace = Window(64), Pace()
     tickets = [pace.send(0.001 * i) for i in range(20)]

@@ -25,8 +25,8 @@ class Ticket:
 class Window:
     """How many requests at once: additive increase, multiplicative decrease on timeouts, overload and latency that grows.
 
-    It starts low and doubles every round trip until something speaks against it (slow start). If even the quickest answer of a
-    window takes three times as long as the quickest before, all wait in the server's queue (Brakmo & Peterson 1995, TCP Vegas): more at once
+    It starts low and doubles every round trip until something speaks against it (slow start). If even the quickest answer of a window
+    takes three times as long as the quickest before, all wait in the server's queue (Brakmo & Peterson 1995, TCP Vegas): more at once
     would bring nothing. Means would not do: answers differ in length, and one slow moment is no queue.
     """
 
@@ -91,7 +91,8 @@ class Pace:
     def __init__(self) -> None:
         self.refusals = 0
         self._sent, self._first = 0, 0.0
-        self._next, self._resume = 0.0, 0.0
+        self._last_sent = 0.0  # made earlier by what its timer was late
+        self._spacing, self._resume = 0.0, 0.0
         self._limit: float | None = None
         self._searches = 1  # how many guesses there have been; 0 once the limit is learnt
         self._recent: deque[float] = deque(maxlen=self._ENOUGH)  # when requests went
@@ -117,16 +118,21 @@ class Pace:
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may go."""
-        return max(self._next, self._resume) - now
+        return max(self._last_sent + self._gap(now) if self._sent else now, self._resume) - now
+
+    def _gap(self, now: float) -> float:
+        """Seconds from the last request to the next. What was told may be told anew meanwhile, and holds until its reset at the longest."""
+        told = [min(1 / rate, until - self._last_sent) for rate, until in self._told.values() if now < until]
+        return max(self._spacing, *told) if told else self._spacing
 
     def send(self, now: float, spacing: float = 0.0) -> Ticket:
         """A request goes now; the next one no sooner than `spacing` later."""
-        self._first = self._first if self._sent else now
-        if rate := self.rate(now):
-            spacing = max(spacing, 1 / rate)
-        if spacing:
-            late = _LATE_SECONDS if spacing < _LATE_SECONDS else _LATE_SECONDS_WIDE
-            self._next = max(self._next, now - late) + spacing
+        if not self._sent:
+            self._first = self._last_sent = now
+        else:
+            late = _LATE_SECONDS if self._spacing < _LATE_SECONDS else _LATE_SECONDS_WIDE
+            self._last_sent = max(self._last_sent + self._gap(now), now - late)
+        self._spacing = spacing if self._limit is None else max(spacing, 1 / (self._limit * self._growth(now - self._since)))
         self._sent += 1
         self._recent.append(now)
         return Ticket(now, self._sent)
