@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stillroom.core.chat import ChatRequest, Failure, Reply, Usage
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.verify import verify
@@ -105,6 +107,7 @@ def peak_mib(process: subprocess.Popen[bytes]) -> float:
     return max((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), default=0.0)
 
 
+@pytest.mark.slow
 def test_every_fault_at_once_and_kills(
     tmp_path: Path, serve: Callable[..., Any], endpoint: Callable[..., Any], make_requests: Callable[..., list[ChatRequest]]
 ) -> None:
