@@ -42,6 +42,9 @@ if find_spec("torch") is None:
         "training/test_language*.py",
     ]
 
+if find_spec("aiohttp") is None:
+    collect_ignore_glob = [*globals().get("collect_ignore_glob", []), "teachers/endpoint/*"]
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

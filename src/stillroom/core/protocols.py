@@ -77,6 +77,26 @@ class AnswerStore(Protocol):
         ...
 
 
+class BlockStore(Protocol):
+    """Durable answers by key that are bytes. An answer counts once `put_blocks` has returned. Safe to use from several threads."""
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Positions in `keys` that have no stored answer yet."""
+        ...
+
+    def put_blocks(self, keys: Sequence[str], blocks: Sequence[bytes], facts: Sequence[dict[str, Any]]) -> None:
+        """Store one answer a key, all or none of them; key == fingerprint("answer", facts). A key that is there keeps its first answer."""
+        ...
+
+    def get_blocks(self, keys: Sequence[str]) -> list[bytes]:
+        """The answers in the order of `keys`. Raises KeyError for a missing key."""
+        ...
+
+    def questions(self) -> list[dict[str, Any]]:
+        """What the store's answers answer: their facts but for the example, each combination once."""
+        ...
+
+
 class SoftLabelObjective(Protocol):
     """loss = (1 - w) * T**2 * mean over answered rows KL(p_T || q_T) + w * mean over labelled rows CE(y, q).
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from stillroom.core.chat import CHAT, CHAT_FAILURE, from_block
 from stillroom.core.errors import StageFailed
 from stillroom.core.fingerprint import RULE, fingerprint
 from stillroom.knowledge.shards import (
@@ -22,7 +23,7 @@ from stillroom.knowledge.shards import (
 )
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.token_codec import REMEDY, decode
-from stillroom.knowledge.token_knowledge import header_facts
+from stillroom.knowledge.token_knowledge import QUESTION, header_facts
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,12 @@ class _Findings:
             )
 
     def _block(self, path: str, record: Record, block: bytes) -> None:
-        """A block must be whole, and say of itself what its facts say."""
+        """A block must be whole; one of token distributions must also say of itself what its facts say."""
         try:
+            if (question := record.facts.get("question")) in (CHAT, CHAT_FAILURE):
+                from_block(block)
+            if question != QUESTION:
+                return
             found, _ = decode(block)
         except StageFailed as error:
             self.problems.append(f"{path}: the answer {record.key}: {error}")

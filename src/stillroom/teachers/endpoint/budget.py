@@ -1,0 +1,185 @@
+"""What may be spent, and what has been. Every attempt is reserved at its most before it is sent, and settled when it is known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import astuple, dataclass
+
+from stillroom.core.chat import ChatRequest, Usage
+from stillroom.core.errors import BadInput
+
+_PICO = 1e12
+_TEMPLATE_TOKENS = 256
+"""What a server's chat template may add to a prompt, at most."""
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Requests sent, their tokens, and their price. Differences may be negative.
+
+    Money is whole picodollars, so that sums of sums agree: a price of 0.15 USD per million tokens is 150,000 for each.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    picodollars: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def usd(self) -> float:
+        return self.picodollars / _PICO
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(
+            self.requests + other.requests, self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens, self.picodollars + other.picodollars,
+        )  # fmt: skip
+
+    def __sub__(self, other: Spending) -> Spending:
+        return self + Spending(-other.requests, -other.prompt_tokens, -other.completion_tokens, -other.picodollars)
+
+    def to_block(self) -> bytes:
+        return json.dumps(astuple(self)).encode()
+
+    @classmethod
+    def from_block(cls, block: bytes) -> Spending:
+        return cls(*json.loads(block))
+
+
+NOTHING = Spending()
+
+
+@dataclass(frozen=True)
+class Prices:
+    """US dollars per million tokens."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.prompt < float("inf") and 0 <= self.completion < float("inf")):
+            raise BadInput.at("teacher.prices", f"{self.prompt}, {self.completion}: prices are at least 0 US dollars per million tokens.")
+
+    def of(self, usage: Usage, requests: int = 1) -> Spending:
+        prompt, completion = (round(price * _PICO / 1e6) for price in (self.prompt, self.completion))
+        paid = usage.prompt_tokens * prompt + usage.completion_tokens * completion
+        return Spending(requests, usage.prompt_tokens, usage.completion_tokens, paid)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a store may spend, over all its runs; None sets no bound."""
+
+    usd: float | None = None
+    requests: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("usd", self.usd), ("requests", self.requests), ("tokens", self.tokens)):
+            if value is not None and not 0 < value < float("inf"):
+                raise BadInput.at(f"budget.{name}", f"{value} allows nothing to be asked; give a number above zero, or leave it out.")
+
+    def allows(self, spending: Spending) -> bool:
+        bounds = ((self.usd, spending.usd), (self.requests, spending.requests), (self.tokens, spending.tokens))
+        return all(most is None or value <= most for most, value in bounds)
+
+    def check(self, request: ChatRequest, prices: Prices) -> None:
+        """Raises BadInput where the budget cannot be kept for want of a bound or a price."""
+        if (self.usd is not None or self.tokens is not None) and request.parameters.most_tokens is None:
+            raise BadInput.at("budget", "usd and tokens can only be kept if max_tokens bounds each answer; set it.")
+        if self.usd is not None and not (prices.prompt or prices.completion):
+            raise BadInput.at("budget.usd", "without prices there is no telling what is spent; give teacher.prices, per million tokens.")
+
+
+async def _nothing_to_wait_for() -> None: ...
+
+
+class BudgetReached(Exception):
+    """Not an error: the next request might cost more than is left."""
+
+
+class Meter:
+    """Counts what is spent, and lets no attempt begin that the budget might not cover.
+
+    What an attempt has cost is not always known: it timed out, or the answer was cut short. It then counts at its most.
+    """
+
+    def __init__(self, prices: Prices | None = None, budget: Budget | None = None, spent: Spending = NOTHING) -> None:
+        """`spent`: by earlier runs."""
+        self.prices, self.budget = prices or Prices(), budget
+        self.spent, self.reserved = spent, NOTHING
+        self._waiting: deque[tuple[Spending, asyncio.Future[None]]] = deque()
+        self.record: Callable[[Spending], None] = lambda change: None
+        """Told each change of what is spent or reserved; without a budget, of what is spent."""
+        self.commit: Callable[[], Awaitable[None]] = _nothing_to_wait_for
+        """Returns once what was recorded is durable: under a budget, a request is sent only then."""
+
+    def most(self, request: ChatRequest, num_bytes: int) -> Spending:
+        """The most that one attempt can cost: a token is at least a byte long."""
+        usage = Usage(num_bytes + _TEMPLATE_TOKENS * len(request.messages), request.parameters.most_tokens or 0)
+        return self.prices.of(usage)
+
+    async def reserve(self, most: Spending) -> None:
+        """Wait until the budget covers `most`, and until that it was reserved is durable.
+
+        Raises:
+            BudgetReached: it does not, and nothing is out that might come cheaper than feared.
+        """
+        if self.budget is None:
+            return
+        if self._waiting or not self._fits(most):
+            await self._turn(most)
+        else:
+            self._take(most)
+        try:
+            await self.commit()
+        except BaseException:
+            self.settle(most, NOTHING)
+            raise
+
+    def settle(self, most: Spending, cost: Spending) -> None:
+        """What was reserved as `most` has cost `cost`."""
+        self.spent += cost
+        if self.budget is None:
+            self.record(cost)
+            return
+        self.reserved -= most
+        self.record(cost - most)
+        self._wake()
+
+    async def _turn(self, most: Spending) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((most, turn))
+        self._wake()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.settle(most, NOTHING)
+            raise
+
+    def _fits(self, most: Spending) -> bool:
+        return self.budget is None or self.budget.allows(self.spent + self.reserved + most)
+
+    def _take(self, most: Spending) -> None:
+        self.reserved += most
+        self.record(most)
+
+    def _wake(self) -> None:
+        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
+            most, turn = self._waiting.popleft()
+            if not turn.done():
+                self._take(most)
+                turn.set_result(None)
+        if self._waiting and self.reserved.requests == 0:
+            for _, turn in self._waiting:
+                if not turn.done():
+                    turn.set_exception(BudgetReached())
+            self._waiting.clear()

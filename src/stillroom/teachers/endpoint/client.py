@@ -1,0 +1,260 @@
+"""The client: a request with its retries, and many requests at once, each on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from stillroom.core.chat import ChatRequest, Failure, Reply
+from stillroom.core.errors import needs_extra
+from stillroom.teachers.endpoint.address import Endpoint
+from stillroom.teachers.endpoint.breaker import Breaker
+from stillroom.teachers.endpoint.budget import NOTHING, BudgetReached, Meter, Spending
+from stillroom.teachers.endpoint.gate import Gate
+from stillroom.teachers.endpoint.limits import Ticket
+from stillroom.teachers.endpoint.pool import for_each
+from stillroom.teachers.endpoint.wire import AttemptFailed, allowances, parse_reply, refusal
+
+if TYPE_CHECKING:
+    import aiohttp
+
+Outcome = Reply | Failure
+_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 30.0
+_LONGEST_WAIT_SECONDS = 600.0
+"""A server that asks for a longer wait is waited for no longer than this before it is asked again."""
+_REFUSALS = 50
+"""So often is one row refused for the rate before it fails for good."""
+_LOOK_AHEAD = 32
+
+
+@dataclass
+class Counts:
+    """What has happened so far."""
+
+    attempts: int = 0
+    retries: int = 0
+    refusals: int = 0
+
+
+class EndpointClient:
+    """Asks one endpoint. An async context manager: the connections live inside it.
+
+    `clock` (monotonic seconds), `wall` (Unix seconds), `sleep` and `rng` are there for tests.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        meter: Meter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Raises BadInput where the key is not in its variable, MissingExtra without aiohttp."""
+        with needs_extra("endpoint", "a teacher behind an endpoint"):
+            import aiohttp  # noqa: F401
+        self.endpoint, self.meter, self.counts = endpoint, meter or Meter(), Counts()
+        self.gate = Gate(endpoint.max_concurrency, clock)
+        self.breaker = Breaker(endpoint)
+        self._clock, self._wall, self._sleep = clock, wall, sleep
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._key = (endpoint.read_key() or "").encode()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        import aiohttp
+        import yarl
+
+        self._url = yarl.URL(self.endpoint.url)
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key.decode()}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # the gate limits
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # one deadline for an attempt, ours
+            headers=headers,
+        )
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def ask(self, request: ChatRequest) -> Outcome:
+        """One request, with as many attempts as it takes.
+
+        Raises:
+            EndpointStopped: going on makes no sense.
+            BudgetReached: the next attempt might cost more than is left.
+        """
+        body = request.body()
+        most = self.meter.most(request, len(body))
+        attempts = refusals = 0
+        while True:
+            await self.meter.reserve(most)
+            attempts += 1
+            try:
+                reply = await self._attempt(body, most, attempts)
+            except AttemptFailed as failed:
+                self.breaker.attempt_failed(failed, self._clock())
+                refusals += failed.reason == "rate-limited"
+                if not failed.retry or attempts - refusals >= self.endpoint.max_attempts or refusals >= _REFUSALS:
+                    failure = Failure(failed.reason, failed.detail, failed.status, attempts, usage=failed.usage)
+                    self.breaker.row_failed(failure)
+                    return failure
+                self.counts.retries += 1
+                await self._back_off(failed, attempts - refusals)
+            else:
+                self.breaker.succeeded()
+                return reply
+
+    @property
+    def num_workers(self) -> int:
+        """How many rows to work on: as many as may be out, and some that get ready meanwhile."""
+        return self.endpoint.max_concurrency + _LOOK_AHEAD
+
+    async def ask_each(self, requests: Iterable[ChatRequest] | AsyncIterable[ChatRequest]) -> AsyncIterator[tuple[ChatRequest, Outcome]]:
+        """The outcomes as they come, in any order. `requests` is read as it is needed.
+
+        Raises:
+            EndpointStopped, BudgetReached: as `ask` does; the latter once what is out has come back.
+        """
+        outcomes: asyncio.Queue[tuple[ChatRequest, Outcome] | None] = asyncio.Queue(2 * self.num_workers)
+
+        async def work(request: ChatRequest) -> bool:
+            try:
+                outcome = await self.ask(request)
+            except BudgetReached:
+                return False
+            await outcomes.put((request, outcome))
+            return True
+
+        async def all_of_them() -> bool:
+            try:
+                return await for_each(requests, work, self.num_workers)
+            finally:
+                await outcomes.put(None)
+
+        task = asyncio.create_task(all_of_them())
+        try:
+            while (pair := await outcomes.get()) is not None:
+                yield pair
+            if not await task:
+                raise BudgetReached
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _attempt(self, body: bytes, most: Spending, attempts: int) -> Reply:
+        """Send once. What was reserved is settled, whatever happens."""
+        cost, gate = NOTHING, self.gate
+        try:
+            ticket = await gate.enter()
+            cost = most  # until the answer says otherwise
+            self.counts.attempts += 1
+            try:
+                reply = await self._exchange(body, attempts)
+                gate.window.answered(reply.seconds, gate.in_flight)
+                if reply.usage is not None:
+                    cost = self.meter.prices.of(reply.usage)
+                    gate.pace.cost(reply.usage.tokens)
+                return reply
+            except AttemptFailed as failed:
+                if failed.usage is not None:
+                    cost = self.meter.prices.of(failed.usage)
+                elif not failed.billed:
+                    cost = NOTHING if failed.reason == "unreachable" else Spending(requests=1)
+                self._heed(failed, ticket)
+                raise
+            finally:
+                gate.leave()
+        finally:
+            self.meter.settle(most, cost)
+
+    async def _exchange(self, body: bytes, attempts: int) -> Reply:
+        """One HTTP exchange within the deadline. Raises AttemptFailed."""
+        import aiohttp
+
+        assert self._session is not None, "use the client as an async context manager"
+        start = self._clock()
+        try:
+            async with (
+                asyncio.timeout(self.endpoint.timeout_seconds),
+                self._session.post(self._url, data=body, allow_redirects=False) as response,
+            ):
+                content = await self._read(response)
+                headers, wall = response.headers, self._wall()
+                if "x-ratelimit-remaining-requests" in headers or "x-ratelimit-remaining-tokens" in headers:
+                    self.gate.pace.told(allowances(headers, wall), self._clock())
+                if not 200 <= response.status < 300:
+                    raise refusal(response.status, content, headers, wall)
+                choices, usage, model = parse_reply(content, headers.get("Content-Type", ""), response.status, wall)
+                return Reply(choices, usage, model, attempts, self._clock() - start)
+        except TimeoutError:
+            words = f"no whole answer within {self.endpoint.timeout_seconds:g} s"
+            raise AttemptFailed("timeout", words, retry=True, billed=True) from None
+        except aiohttp.ClientError as error:
+            raise _connection_failed(error) from None
+        except (OSError, ValueError) as error:  # ValueError: what aiohttp makes of some malformed headers
+            raise AttemptFailed("broken", type(error).__name__, retry=True, billed=True) from None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, up to the cap; the key, if the server repeats it, is blacked out."""
+        cap = self.endpoint.max_response_bytes
+        content = bytearray()
+        if (response.content_length or 0) <= cap:
+            async for part in response.content.iter_any():
+                content += part
+                if len(content) > cap:
+                    break
+            else:
+                whole = bytes(content)
+                return whole.replace(self._key, b"[key]") if self._key and self._key in whole else whole
+        response.close()  # what is still to come is not read
+        raise AttemptFailed("too-large", f"an answer of more than {cap} bytes", status=response.status, billed=True)
+
+    def _heed(self, failed: AttemptFailed, ticket: Ticket) -> None:
+        """Tell the limits what a failed attempt says about them."""
+        now, gate = self._clock(), self.gate
+        wait = None if failed.wait is None else min(failed.wait, _LONGEST_WAIT_SECONDS)
+        if failed.reason == "rate-limited":
+            self.counts.refusals += 1
+            gate.pace.refused(ticket, now, wait)
+            gate.window.refused(gate.in_flight)
+        elif failed.reason == "timeout" or failed.status in (503, 529):
+            gate.window.congested(ticket, now)
+            if wait is not None:
+                gate.pace.pause(now + wait)
+
+    async def _back_off(self, failed: AttemptFailed, failures: int) -> None:
+        """Full jitter (Brooker 2015): anywhere up to a bound that doubles with each failure; then the gate may want a longer wait."""
+        bound = min(_BACKOFF_SECONDS * 2.0 ** max(failures - 1, 0), _LONGEST_BACKOFF_SECONDS)
+        await self._sleep(self._rng.uniform(0.0, bound))
+
+
+def _connection_failed(error: aiohttp.ClientError) -> AttemptFailed:
+    """What a connection that was not made, or ended, means. Only the system's words: others may hold headers."""
+    import aiohttp
+
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            words = f"the certificate is not trusted: {error.certificate_error}"
+        case aiohttp.ClientConnectorDNSError():
+            words = "the host is unknown"
+        case aiohttp.ClientConnectorSSLError():
+            words = f"TLS failed: {error.os_error.strerror or type(error.os_error).__name__}"
+        case aiohttp.ClientConnectorError():
+            words = f"no connection: {error.os_error.strerror or type(error.os_error).__name__}"
+        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            return AttemptFailed("broken", f"the connection ended before the answer did ({type(error).__name__})", retry=True, billed=True)
+        case _:
+            return AttemptFailed("malformed", f"no HTTP that can be read ({type(error).__name__})", retry=True, billed=True)
+    return AttemptFailed("unreachable", words, retry=True)
