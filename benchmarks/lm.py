@@ -196,6 +196,7 @@ def page(bench: Bench, schemes: dict[str, TokenScheme], scores: dict[str, Scores
         f"Teacher: {teacher['parameters']:,} parameters. Student: {facts['control']['parameters']:,}, cut out of it ({STUDENT}).",
         f"Each arm: {bench.train.num_asked:,} tokens, one pass, seeds 0 to {seeds - 1} (the order of the rows); all have the same tokens,",
         f"steps and starting weights. Training: {bench.settings}.",
+        "The texts are some of those that the teacher was trained on, which is the usual case of a model made smaller for its own corpus.",
         f"Held-out loss in nats a token: on {documents['test']} held-out documents of the teacher's corpora, and on",
         f"{documents['dolly']} answers of Dolly, of which no model has seen any. 95 % intervals over documents and seeds.",
         "",

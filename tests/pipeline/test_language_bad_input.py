@@ -33,7 +33,7 @@ data: {source: {kind: file, train: rows.jsonl}, text: text, split: {test: 0.2, v
 teacher: {kind: huggingface, model: ./teacher, licence: MIT}
 student: {kind: huggingface, layers: 1}
 training: {num_train_epochs: 1, learning_rate: 0.001, per_device_train_batch_size: 4, max_length: 24}
-evaluation: {seeds: 1, control: false}
+evaluation: {seeds: 1, control: false, new_tokens: 8}
 """
 TEMPLATE = "{% for m in messages %}<s> {{ m.content }} {% endfor %}"
 TALK = "data={source: {kind: file, train: rows.jsonl}, messages: talk, split: {test: 0.2, validation: 0}}"
@@ -216,7 +216,7 @@ def test_batches_without_a_trained_token_are_passed_over_and_a_corpus_without_on
 def test_an_example_longer_than_the_teachers_context_is_refused_with_the_length_that_fits(folder: Path) -> None:
     write_rows(folder, [{"prompt": "w1 " * 80, "answer": "w2"}] * 10)
     message = refusal(folder, ASKED, "training.max_length=100")
-    assert message == "teacher: reads 64 tokens at once, example 0 has 82; set training.max_length to 64 or less."
+    assert message == "training.max_length: = 100: the teacher reads 64 tokens at once, and an example has 82; set it to 64 or less."
 
 
 # Models

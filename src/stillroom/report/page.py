@@ -112,7 +112,7 @@ def _figures(data: ReportData) -> dict[str, Any]:
         "forests": _forests(evidence),
         "curves": _curves(data),
         "curve_arms": [arm for arm, curve in _of_main(data.details.curves).items() if len(curve) > 1],
-        "teachers": _teachers(evidence),
+        "teachers": teachers.section(evidence),
         "reliabilities": [
             {"arm": arm, "ece": _value(evidence, arm, "ece"), "picture": plots.reliability(arm, bins, key=f"reliability-{i}")}
             for i, (arm, bins) in enumerate(_of_main(data.details.reliability).items())
@@ -162,29 +162,6 @@ def _meaning(arm: str, data: ReportData) -> str:
 def _of_main(by_arm: Mapping[str, T]) -> dict[str, T]:
     """Without the arms of other teachers, which have a section of their own."""
     return {arm: value for arm, value in by_arm.items() if not other_teacher(arm)}
-
-
-def _teachers(evidence: Evidence) -> dict[str, Any] | None:
-    """The comparison of several teachers; None where there is one alone."""
-    found, names = teachers.teachers_of(evidence), teachers.domains_of(evidence)
-    if not names:
-        return None
-    pictures = [
-        {
-            "title": f"{style(name).label}: student over teacher",
-            "picture": plots.teacher_curve(evidence, name, found, key=f"teachers-{i}"),
-        }
-        for i, name in enumerate(names)
-    ]
-    groups = [{"title": style(name).label, "rows": teachers.rows_of(evidence, name)} for name in names]
-    sentences = [" ".join(teachers.which_teacher(evidence, name)) for name in names]
-    return {
-        "sentences": sentences,
-        "pictures": pictures,
-        "groups": groups,
-        "levels": teachers.level_words(evidence),
-        "caution": teachers.CAUTION,
-    }
 
 
 def primary_of(data: ReportData) -> str:

@@ -6,9 +6,28 @@ from typing import Any
 
 from stillroom.core.arms import other_teacher, student_of, teacher_of
 from stillroom.core.records import Comparison, Evidence
+from stillroom.report import plots
 from stillroom.report.measures import difference_unit, percent, shown, shown_difference, shown_range, style
 
 CAUTION = "Whoever chooses a teacher by these documents should measure the chosen one\u2019s student on others."
+
+
+def section(evidence: Evidence) -> dict[str, Any] | None:
+    """What the page shows of several teachers; None where there is one alone."""
+    teachers, domains = teachers_of(evidence), domains_of(evidence)
+    if not domains:
+        return None
+    titles = {domain: style(domain).label for domain in domains}
+    return {
+        "sentences": [" ".join(which_teacher(evidence, domain)) for domain in domains],
+        "pictures": [
+            {"title": f"{title}: student over teacher", "picture": plots.teacher_curve(evidence, domain, teachers, key=f"teachers-{i}")}
+            for i, (domain, title) in enumerate(titles.items())
+        ],
+        "groups": [{"title": title, "rows": rows_of(evidence, domain)} for domain, title in titles.items()],
+        "levels": level_words(evidence),
+        "caution": CAUTION,
+    }
 
 
 def teachers_of(evidence: Evidence) -> list[str]:

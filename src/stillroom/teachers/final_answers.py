@@ -1,4 +1,4 @@
-r"""What a response says in the end: its reasoning split off, its final answer found, its number read exactly.
+"""What a response says in the end: its reasoning split off, its final answer found, its number read exactly.
 
 Responses are other people's text: nothing here runs them, every pattern is linear in their length, and a number too long to be
 one is none.

@@ -89,6 +89,7 @@ def check_against_teacher(work: LanguageWork) -> None:
     from stillroom.models.token_batches import context_length
     from stillroom.students.language import check_student
     from stillroom.training.arguments import further_arguments
+    from stillroom.training.sharding import read_sharding
 
     job, corpus = work.job, work.corpus
     teacher = sketch_causal(work.teacher_spec.model, place="teacher.model")
@@ -96,14 +97,16 @@ def check_against_teacher(work: LanguageWork) -> None:
     with collecting(problems):
         check_student(work.student_spec, teacher)
     with collecting(problems):
-        further_arguments(job.training.model_dump())
+        _, further = read_sharding(job.training.arguments)
+        further_arguments({**job.training.model_dump(), "arguments": further})
     context = context_length(teacher)
     parts = [corpus.train, corpus.test, *corpus.other_domains.values(), *([corpus.validation] if corpus.validation else [])]
     longest = max(len(example) for part in parts for example in part.examples)
     if context is not None and longest > context:
         reason = f"the teacher reads {context} tokens at once, and an example has {longest}; set it to {context} or less."
         problems.append(Problem("training.max_length", f"= {job.training.max_length}: {reason}"))
-    if context is not None and job.evaluation.new_tokens >= context:
+    writes = job.evaluation.prompts or job.evaluation.cost
+    if context is not None and writes and job.evaluation.new_tokens >= context:
         reason = f"leaves no room for a prompt in the {context} tokens that the teacher reads at once; take fewer."
         problems.append(Problem("evaluation.new_tokens", f"= {job.evaluation.new_tokens} {reason}"))
     if problems:
