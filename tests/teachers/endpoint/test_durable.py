@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from stillroom.core.chat import ChatRequest, Failure, Reply
+from stillroom.core.chat import ChatRequest, Failure, Reply, to_block
 from stillroom.core.errors import BadInput, StageFailed
+from stillroom.core.fingerprint import fingerprint
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.verify import verify
 from stillroom.teachers.endpoint import client as client_module
@@ -26,6 +28,7 @@ from stillroom.teachers.endpoint.durable import ask_all, ask_all_async, stored_o
 from stillroom.teachers.endpoint.estimate import dry_run
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
+from stillroom.teachers.endpoint.writer import GroupWriter
 
 Make = Callable[..., Any]
 PRICES = Prices(prompt=1.0, completion=10.0)
@@ -95,6 +98,28 @@ def test_a_stopped_run_keeps_what_it_has(store: KnowledgeStore, serve: Make, end
         ask_all(store, place, rows)
     server.script = lambda number, body: {}
     assert ask_all(store, place, rows).asked == 350
+
+
+def test_a_batch_that_its_thread_has_not_begun_survives_the_end(store: KnowledgeStore) -> None:
+    """A run that is stopped takes the writer's task with it, but no answer that had arrived."""
+    told: list[str] = []
+
+    async def work() -> None:
+        writer, free = GroupWriter(store, told.extend), threading.Event()
+        writer._thread.submit(free.wait)  # keeps the thread busy: the batch behind it waits
+        running = asyncio.create_task(writer.run())
+        facts = {"question": "chat", "row": 1}
+        key = fingerprint("answer", facts)
+        await writer.put(key, to_block(Failure("timeout", "slow", None, 1)), facts)
+        while writer._batch:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        free.set()
+        writer.finish()
+        assert (told, store.missing([key])) == ([key], [])
+
+    asyncio.run(work())
 
 
 def test_a_store_that_cannot_be_written_ends_the_run(

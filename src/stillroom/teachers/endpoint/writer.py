@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ class GroupWriter:
         self._arrived = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(1, "stillroom-writer")
+        self._storing: tuple[Future[None], _Batch] | None = None
 
     async def put(self, key: str, block: bytes, facts: dict[str, Any]) -> None:
         """Take an answer in; it counts once `durable` has been told."""
@@ -75,7 +76,6 @@ class GroupWriter:
         Raises:
             StageFailed: the store cannot be written.
         """
-        loop = asyncio.get_running_loop()
         while self._batch or not self._closing:
             self._arrived.clear()
             if not self._batch:
@@ -84,12 +84,17 @@ class GroupWriter:
             if not self._closing:
                 await asyncio.sleep(_GATHER_SECONDS_WAITED_FOR if self._batch.waiting else _GATHER_SECONDS)
             batch, self._batch = self._batch, _Batch()
-            await loop.run_in_executor(self._thread, self._store_batch, batch)
+            self._storing = self._thread.submit(self._store_batch, batch), batch
+            # Shielded: a cancelled future would take a batch with it that the thread has not begun.
+            await asyncio.shield(asyncio.wrap_future(self._storing[0]))
+            self._storing = None
             self._tell(batch)
 
     def finish(self) -> None:
         """After `run` was cancelled: store what had arrived, and let the thread go."""
         self._thread.shutdown(wait=True)
+        if self._storing is not None and self._storing[0].exception() is None:
+            self._tell(self._storing[1])
         if self._batch:
             batch, self._batch = self._batch, _Batch()
             self._store_batch(batch)
