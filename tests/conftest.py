@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[1]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: its kernels run on any machine, line by line
 
+collect_ignore_glob = [] if find_spec("aiohttp") else ["teachers/endpoint"]
 if find_spec("torch") is None:
     # The base install alone, as `make oldest` tests it: what is written for the extra `torch` is left out.
-    collect_ignore_glob = [
+    collect_ignore_glob += [
         "architecture/test_architecture.py",  # the linter belongs to the development tools
         "evaluation/test_language_cost.py",
         "export/test_onnx_text.py",
@@ -41,9 +42,6 @@ if find_spec("torch") is None:
         "training/test_encoder.py",
         "training/test_language*.py",
     ]
-
-if find_spec("aiohttp") is None:
-    collect_ignore_glob = [*globals().get("collect_ignore_glob", []), "teachers/endpoint/*"]
 
 
 @pytest.fixture(scope="session")
