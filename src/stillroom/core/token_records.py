@@ -92,7 +92,6 @@ class Corpus:
         test_texts: (prompt, answer) of each test document, row by row; the answer is "" where all of a text is learnt, and both
             are where nothing of it is.
         notes: findings that a reader of the report must see, one sentence each.
-        is_rendered: the test texts are a chat template's, special tokens included.
     """
 
     train: Sequences
@@ -101,7 +100,6 @@ class Corpus:
     other_domains: Mapping[str, Sequences]
     test_texts: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
-    is_rendered: bool = False
 
 
 @dataclass(frozen=True)

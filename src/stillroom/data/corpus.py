@@ -57,8 +57,7 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     train, test, validation = (tokenised.pop(part, None) for part in ("train", "test", "validation"))
     assert train is not None
     assert test is not None
-    halves, is_rendered = tuple(document.halves for document in parts["test"]), spec.messages is not None
-    return Corpus(train, test, validation, tokenised, halves, tuple(notes), is_rendered)
+    return Corpus(train, test, validation, tokenised, tuple(document.halves for document in parts["test"]), tuple(notes))
 
 
 def read_documents(path: Path, spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, place: str) -> list[MarkedText]:

@@ -128,7 +128,8 @@ def _write(heard: _Heard, arm: str, model: LanguagePredictor, prompts: _Prompts,
 def _prompts(work: LanguageWork, teacher: LanguagePredictor, limit: int | None = None) -> _Prompts:
     """Test documents drawn with the job's seed, those with an answer where there are any; those whose prompt leaves no room
     for the new tokens, in the teacher's context and in `limit` tokens, are passed over."""
-    settings, texts, is_rendered = work.job.evaluation, work.corpus.test_texts, work.corpus.is_rendered
+    settings, texts = work.job.evaluation, work.corpus.test_texts
+    is_rendered = work.job.data.messages is not None
     order = [texts[row] for row in np.random.default_rng(work.job.seed).permutation(len(texts))]
     with_answers = [(prompt, answer) for prompt, answer in order if prompt and answer]
     candidates = with_answers or [(_beginning(teacher, text), "") for text, _ in order if text]
