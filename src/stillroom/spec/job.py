@@ -11,13 +11,15 @@ from stillroom.core.errors import Problem
 from stillroom.core.provenance import Task
 from stillroom.spec.base import Spec, described
 from stillroom.spec.data import DataSpec
+from stillroom.spec.endpoint import BudgetSpec
 from stillroom.spec.evaluation import EvaluationSpec
 from stillroom.spec.export import ExportSpec
 from stillroom.spec.language import language_problems, only_for_language_models
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
+from stillroom.spec.specification import SpecificationSpec
 from stillroom.spec.student import AnyStudentSpec
-from stillroom.spec.teacher import AnyTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
+from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
 from stillroom.spec.training import TrainingSpec
 
 JobTask = Literal["tabular-classification", "tabular-regression", "text-classification", "language-model"]
@@ -39,6 +41,8 @@ class Job(Spec):
         "the one whose student ships.",
         default={},
     )
+    specification: SpecificationSpec | None = described("With teacher.kind: endpoint, what it is asked to do.", default=None)
+    budget: BudgetSpec | None = described("With teacher.kind: endpoint, what may be spent.", default=None)
     student: AnyStudentSpec
     labelling: LabellingSpec = LabellingSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
@@ -84,7 +88,22 @@ class Job(Spec):
     def _disagreements(self) -> Iterator[Problem]:
         if not self.evaluation.control and self.objective.hard_label_weight == 1:
             yield Problem("objective.hard_label_weight", "= 1 never looks at the teacher; that is the control itself.")
+        yield from self._endpoint_problems()
         yield from language_problems(self) if self.task == "language-model" else self._row_problems()
+
+    def _endpoint_problems(self) -> Iterator[Problem]:
+        """What goes wrong between a teacher behind an endpoint, what it is asked and what it may cost."""
+        if self.specification is not None:
+            yield from self.specification.problems()
+        if not isinstance(self.teacher, EndpointTeacherSpec):
+            for name in ("specification", "budget"):
+                if getattr(self, name) is not None:
+                    yield Problem(name, f"goes with teacher.kind: endpoint; teacher.kind is {self.teacher.kind!r}. Remove it.")
+            return
+        if self.kind_of_task != "classification" or self.task == "tabular-classification":
+            yield Problem("teacher.kind", f"= 'endpoint' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
+        elif self.specification is None and self.task == "text-classification":
+            yield Problem("specification", "is missing: a teacher behind an endpoint has to be told what to do; give specification.task.")
 
     def _row_problems(self) -> Iterator[Problem]:
         """What goes wrong in jobs on rows of a table."""

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag, model_validator
 
 from stillroom.spec.base import PLUGIN, FilePath, ModelName, Params, Spec, by_kind, described
+from stillroom.spec.endpoint import EndpointFields
 from stillroom.spec.training import TrainingSpec
 
-BUILTIN_TEACHERS = ("estimator", "huggingface", "ensemble", "python")
+BUILTIN_TEACHERS = ("estimator", "huggingface", "endpoint", "ensemble", "python")
 
 
 class NamedTeacher(Spec):
@@ -58,6 +59,12 @@ class HuggingFaceTeacherSpec(TeacherBase):
     )
 
 
+class EndpointTeacherSpec(EndpointFields, TeacherBase):
+    """A model behind an OpenAI-compatible server: a vendor's, vLLM's, llama.cpp's, Ollama's. `licence` names the provider's terms."""
+
+    kind: Literal["endpoint"] = "endpoint"
+
+
 class PythonTeacherSpec(TeacherBase):
     """The user's own object. Only with --allow-code, since a job file is data."""
 
@@ -93,6 +100,7 @@ class EnsembleTeacherSpec(NamedTeacher):
 AnyTeacherSpec = Annotated[
     Annotated[EstimatorTeacherSpec, Tag("estimator")]
     | Annotated[HuggingFaceTeacherSpec, Tag("huggingface")]
+    | Annotated[EndpointTeacherSpec, Tag("endpoint")]
     | Annotated[EnsembleTeacherSpec, Tag("ensemble")]
     | Annotated[PythonTeacherSpec, Tag("python")]
     | Annotated[PluginTeacherSpec, Tag(PLUGIN)],
