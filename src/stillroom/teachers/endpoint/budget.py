@@ -126,6 +126,11 @@ class Meter:
         usage = Usage(num_bytes + _TEMPLATE_TOKENS * len(request.messages), request.parameters.most_tokens or 0)
         return self.prices.of(usage)
 
+    def check(self, request: ChatRequest) -> None:
+        """Raises BadInput where the budget cannot be kept for this request."""
+        if self.budget is not None:
+            self.budget.check(request, self.prices)
+
     async def reserve(self, most: Spending) -> None:
         """Wait until the budget covers `most`, and until that it was reserved is durable.
 

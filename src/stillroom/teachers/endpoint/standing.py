@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stillroom.core.chat import FailureReason
 from stillroom.teachers.endpoint.budget import NOTHING, Spending
 
-_RECENT_SECONDS = 15.0
+_RECENT_SECONDS, _TELL_SECONDS = 15.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,13 @@ class RecentRate:
             self._marks.popleft()
         (since, before) = self._marks[0]
         return (count - before) / (now - since) if now > since else 0.0
+
+
+Listen = Callable[[Standing], None]
+
+
+async def tell(listen: Listen, standing: Callable[[], Standing]) -> None:
+    """Tell how the run stands again and again, until cancelled."""
+    while True:
+        listen(standing())
+        await asyncio.sleep(_TELL_SECONDS)
