@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,7 @@ from stillroom.core.fingerprint import fingerprint
 from stillroom.core.protocols import BlockStore
 
 ROWS_AT_ONCE = 128
-Entry = tuple[str, bytes, Mapping[str, Any]]
+Entry = tuple[str, bytes, dict[str, Any]]
 """Key, block and facts of what goes into the store."""
 
 

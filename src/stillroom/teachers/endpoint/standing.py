@@ -14,6 +14,23 @@ _RECENT_SECONDS, _TELL_SECONDS = 15.0, 0.5
 
 
 @dataclass(frozen=True)
+class Batches:
+    """Attributes:
+    out, processed: batches at the vendor's, and how many of their requests it is done with.
+    ended: batches of this run that have ended.
+    duplicates, unknown, silent: what was wrong with their results: further lines about a row, lines about no row of the batch, and
+        rows without a line.
+    """
+
+    out: int = 0
+    processed: int = 0
+    ended: int = 0
+    duplicates: int = 0
+    unknown: int = 0
+    silent: int = 0
+
+
+@dataclass(frozen=True)
 class Standing:
     """Attributes:
     total: rows, where that is known.
@@ -25,6 +42,7 @@ class Standing:
     rate: rows a second, lately.
     seconds: of this run.
     budget_reached: the run ended before its rows did.
+    batches: where the rows go through a batch API.
     """
 
     total: int | None = None
@@ -38,6 +56,7 @@ class Standing:
     rate: float = 0.0
     seconds: float = 0.0
     budget_reached: bool = False
+    batches: Batches | None = None
 
     @property
     def done(self) -> int:
@@ -58,6 +77,7 @@ class Standing:
             f"{self.retries} retries",
             f"{self.spent.tokens} tokens",
             f"{self.spent.usd:.4f} USD",
+            *([] if self.batches is None else [f"{self.batches.out} batches out with {self.batches.processed} done"]),
             *([] if left is None else [f"{left:.0f} s left"]),
         ]
         return ", ".join(parts)

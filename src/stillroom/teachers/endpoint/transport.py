@@ -80,11 +80,20 @@ class Transport:
                 if len(content) > cap:
                     break
             else:
-                return self.blacked_out(bytes(content))
+                return self._blacked_out(bytes(content))
         response.close()  # what is still to come is not read
         raise AttemptFailed("too-large", f"an answer of more than {cap} bytes", status=response.status, billed=True)
 
-    def blacked_out(self, content: bytes) -> bytes:
+    async def parts(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """A body of any size, without the key."""
+        rest, keep = b"", max(len(self._key) - 1, 0)  # the beginning of a key may be at a part's end
+        async for part in response.content.iter_any():
+            whole = self._blacked_out(rest + part)
+            rest = whole[len(whole) - min(keep, len(whole)) :]
+            yield whole[: len(whole) - len(rest)]
+        yield rest
+
+    def _blacked_out(self, content: bytes) -> bytes:
         """Without the key."""
         return content.replace(self._key, b"[key]") if self._key and self._key in content else content
 
