@@ -14,6 +14,7 @@ from stillroom.spec.data import DataSpec
 from stillroom.spec.endpoint import BudgetSpec
 from stillroom.spec.evaluation import EvaluationSpec
 from stillroom.spec.export import ExportSpec
+from stillroom.spec.generation import GenerationSpec
 from stillroom.spec.language import language_problems, only_for_language_models
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
@@ -42,6 +43,9 @@ class Job(Spec):
         default={},
     )
     specification: SpecificationSpec | None = described("With teacher.kind: endpoint, what it is asked to do.", default=None)
+    generation: GenerationSpec | None = described(
+        "With teacher.kind: endpoint, examples that it writes; they join the pool of a text-classification job.", default=None
+    )
     budget: BudgetSpec | None = described("With teacher.kind: endpoint, what may be spent.", default=None)
     student: AnyStudentSpec
     labelling: LabellingSpec = LabellingSpec()
@@ -95,8 +99,10 @@ class Job(Spec):
         """What goes wrong between a teacher behind an endpoint, what it is asked and what it may cost."""
         if self.specification is not None:
             yield from self.specification.problems()
+        if self.generation is not None:
+            yield from self._generation_problems(self.generation)
         if not isinstance(self.teacher, EndpointTeacherSpec):
-            for name in ("specification", "budget"):
+            for name in ("specification", "generation", "budget"):
                 if getattr(self, name) is not None:
                     yield Problem(name, f"goes with teacher.kind: endpoint; teacher.kind is {self.teacher.kind!r}. Remove it.")
             return
@@ -104,6 +110,13 @@ class Job(Spec):
             yield Problem("teacher.kind", f"= 'endpoint' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
         elif self.specification is None and self.task == "text-classification":
             yield Problem("specification", "is missing: a teacher behind an endpoint has to be told what to do; give specification.task.")
+
+    def _generation_problems(self, generation: GenerationSpec) -> Iterator[Problem]:
+        told = self.specification
+        if told is None and self.task != "text-classification":  # where it is missed in any case
+            yield Problem("specification", "is missing: generation writes examples of the job that it describes; give specification.task.")
+        has_labels = self.task == "text-classification" and (told is None or told.output_schema is None)
+        yield from generation.problems(told, has_labels=has_labels)
 
     def _row_problems(self) -> Iterator[Problem]:
         """What goes wrong in jobs on rows of a table."""
