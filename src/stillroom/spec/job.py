@@ -19,7 +19,7 @@ from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
 from stillroom.spec.specification import SpecificationSpec
 from stillroom.spec.student import AnyStudentSpec
-from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
+from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, EnsembleTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
 from stillroom.spec.training import TrainingSpec
 
 JobTask = Literal["tabular-classification", "tabular-regression", "text-classification", "language-model"]
@@ -96,6 +96,7 @@ class Job(Spec):
         if self.specification is not None:
             yield from self.specification.problems()
         if not isinstance(self.teacher, EndpointTeacherSpec):
+            yield from _endpoints_among_members(self.teacher, "teacher")
             for name in ("specification", "budget"):
                 if getattr(self, name) is not None:
                     yield Problem(name, f"goes with teacher.kind: endpoint; teacher.kind is {self.teacher.kind!r}. Remove it.")
@@ -104,6 +105,13 @@ class Job(Spec):
             yield Problem("teacher.kind", f"= 'endpoint' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
         elif self.specification is None and self.task == "text-classification":
             yield Problem("specification", "is missing: a teacher behind an endpoint has to be told what to do; give specification.task.")
+        if self.task == "text-classification" and self.teacher.samples is not None and self.teacher.answers != "samples":
+            yield Problem("teacher.samples", f"goes with teacher.answers: samples; it is {self.teacher.answers!r}. Remove one of them.")
+        if self.budget is not None and self.budget.usd is not None and self.teacher.prices is None:
+            yield Problem("budget.usd", "cannot be kept without teacher.prices, in US dollars per million tokens; give them.")
+        bounded = self.teacher.max_tokens is not None or "max_completion_tokens" in self.teacher.extra
+        if self.budget is not None and (self.budget.usd or self.budget.tokens) and not bounded:
+            yield Problem("budget", "in usd or tokens can only be kept if teacher.max_tokens bounds each answer; set it.")
 
     def _row_problems(self) -> Iterator[Problem]:
         """What goes wrong in jobs on rows of a table."""
@@ -132,3 +140,12 @@ class Job(Spec):
                 yield Problem("teacher.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
             if self.student.kind == "huggingface":
                 yield Problem("student.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator.")
+
+
+def _endpoints_among_members(spec: AnyTeacherSpec, place: str) -> Iterator[Problem]:
+    """An ensemble's members answer rows at once and in memory; an endpoint does neither."""
+    for i, member in enumerate(spec.members if isinstance(spec, EnsembleTeacherSpec) else ()):
+        inside = f"{place}.members[{i}].teacher"
+        if isinstance(member.teacher, EndpointTeacherSpec):
+            yield Problem(f"{inside}.kind", "= 'endpoint' cannot be one of several; let it be the teacher itself.")
+        yield from _endpoints_among_members(member.teacher, inside)
