@@ -18,7 +18,7 @@ from stillroom.spec.language import language_problems, only_for_language_models
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
 from stillroom.spec.specification import SpecificationSpec
-from stillroom.spec.student import AnyStudentSpec
+from stillroom.spec.student import AnyStudentSpec, HuggingFaceStudentSpec
 from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, EnsembleTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
 from stillroom.spec.training import TrainingSpec
 
@@ -107,6 +107,11 @@ class Job(Spec):
             yield Problem("specification", "is missing: a teacher behind an endpoint has to be told what to do; give specification.task.")
         if self.task == "text-classification" and self.teacher.samples is not None and self.teacher.answers != "samples":
             yield Problem("teacher.samples", f"goes with teacher.answers: samples; it is {self.teacher.answers!r}. Remove one of them.")
+        student = self.student
+        if self.task == "text-classification" and isinstance(student, HuggingFaceStudentSpec) and student.init != "pretrained":
+            yield Problem(
+                "student.init", f"= {student.init!r} is made of the teacher's weights, which stay with its server; use pretrained."
+            )
         if self.budget is not None and self.budget.usd is not None and self.teacher.prices is None:
             yield Problem("budget.usd", "cannot be kept without teacher.prices, in US dollars per million tokens; give them.")
         bounded = self.teacher.max_tokens is not None or "max_completion_tokens" in self.teacher.extra
