@@ -48,6 +48,17 @@ class Work:
 
     @cached_property
     def dataset(self) -> Dataset:
+        """The job's examples. Where it generates some, that comes first, and they are in the pool."""
+        if self.job.generation is None:
+            return self.given
+        from stillroom.pipeline.generate import generate, with_generated
+
+        generate(self)
+        return with_generated(self.given, self.folder)
+
+    @cached_property
+    def given(self) -> Dataset:
+        """The examples of the `data` section alone."""
         from stillroom.data.build import build_dataset
 
         dataset = build_dataset(self.job.data, task=self.job.task, seed=self.job.seed)
@@ -96,20 +107,22 @@ def check_against_data(work: Work) -> None:
     Raises:
         BadInput: a slice of a column that the data lacks; an estimator that cannot be built; a specification of other labels.
     """
-    names = [column.name for column in work.dataset.columns]
+    names = [column.name for column in work.given.columns]
     if unknown := [name for name in work.job.evaluation.slices if name not in names]:
         raise BadInput(Problem("evaluation.slices", f"= {name!r} is no feature; {nearest(name, names)}") for name in unknown)
     teacher, student = work.job.teacher, work.job.student
-    if work.job.specification is not None and (wrong := list(_label_problems(work.job.specification, work.dataset.classes))):
+    if work.job.specification is not None and (wrong := list(_label_problems(work.job.specification, work.given.classes))):
+        raise BadInput(wrong)
+    if work.job.generation is not None and (wrong := list(work.job.generation.label_problems(work.given.classes))):
         raise BadInput(wrong)
     if isinstance(teacher, EstimatorTeacherSpec) and teacher.estimator is not None:
         from stillroom.models.estimators import resolve_estimator
 
-        resolve_estimator(teacher.estimator, teacher.params, task=work.dataset.task, seed=work.job.seed, place="teacher")
+        resolve_estimator(teacher.estimator, teacher.params, task=work.given.task, seed=work.job.seed, place="teacher")
     if isinstance(student, EstimatorStudentSpec):
         from stillroom.students.estimators import build_student
 
-        build_student(student, task=work.dataset.task, columns=work.dataset.columns, seed=work.job.seed)
+        build_student(student, task=work.given.task, columns=work.given.columns, seed=work.job.seed)
 
 
 def check_without_asking(job: Job) -> None:

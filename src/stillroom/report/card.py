@@ -165,7 +165,7 @@ def _use(data: ReportData) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("path/to/run/student")\n'
             f"{prompt}\n"
             "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0], skip_special_tokens=True))\n```\n\n"
-            "transformers alone loads it. `stillroom generate` writes without code; `lineage.json` says who taught what."
+            "transformers alone loads it. `stillroom write` writes without code; `lineage.json` says who taught what."
         )
     return (
         '```python\nimport stillroom\n\nstudent = stillroom.load("path/to/run")\nstudent.predict(table)\n```\n\n'

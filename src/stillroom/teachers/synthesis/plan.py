@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ Kind = Literal["ordinary", "hard", "near-miss"]
 Codes = NDArray[np.int64]
 _TRIED = 30
 """Rows of each side that a swap is sought among."""
+_HEADS = 2
+"""Label and kind, before the axes."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,29 @@ class NearMiss:
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells with how many examples each should get.
-
-    Attributes:
-        axes: their names.
-        pairs, covered: pairs of values that could meet (of two axes, of an axis and a label or a kind), and that do. Of two columns all
-            can, if no value is wanted for fewer examples than the other has values; of more columns at once, it may be fewer.
-    """
+    """Cells with how many examples each should get; `axes`: the names of the cells' values."""
 
     axes: tuple[str, ...]
     wanted: Mapping[Cell, int]
-    pairs: int
-    covered: int
+
+    def pairs_met(self, cells: Iterable[Cell]) -> int:
+        """How many pairs of values meet in these cells: of two axes, of an axis and a label, of an axis and a kind."""
+        rows = [_traits(cell) for cell in cells]
+        return sum(len({(row[i], row[j]) for row in rows}) for i, j in self._pairs())
+
+    @property
+    def pairs_possible(self) -> int:
+        """How many could meet, each two columns by themselves. There all can, if no value is wanted for fewer examples than the
+        other column has values; of more columns at once, it may be fewer."""
+        rows = [_traits(cell) for cell, count in self.wanted.items() for _ in range(count)]
+        counts = [list(Counter(column).values()) for column in zip(*rows, strict=True)]
+        return sum(min(_most_met(counts[i], counts[j]), _most_met(counts[j], counts[i])) for i, j in self._pairs())
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Columns of `_traits` that can meet: all with an axis, label and kind only where there are several."""
+        heads = [i for i in range(_HEADS) if len({_traits(cell)[i] for cell in self.wanted}) > 1]
+        columns = [*heads, *range(_HEADS, _HEADS + len(self.axes))]
+        return [(i, j) for i, j in combinations(columns, 2) if j >= _HEADS]
 
 
 def make_plan(
@@ -93,9 +107,7 @@ def make_plan(
         values.append([names[code] for code in column])
     given = list(zip(*values, strict=True)) if values else [()] * num_examples
     found = Counter(replace(head, values=row) for head, row in zip(heads, given, strict=True))
-    met = [_met(columns, i, j) for j in range(2, len(columns)) for i in range(j)]
-    wanted = {cell: found[cell] for cell in sorted(found, key=_order)}
-    return Plan(tuple(axes), wanted, sum(could for could, _ in met), sum(do for _, do in met))
+    return Plan(tuple(axes), {cell: found[cell] for cell in sorted(found, key=_order)})
 
 
 def apportion(shares: Mapping[str, float], total: int, chance: random.Random) -> dict[str, int]:
@@ -199,11 +211,12 @@ def _swap(a: int, b: int, column: Codes, columns: Sequence[Codes], met: Sequence
             column[a], column[b] = column[b], column[a]
 
 
-def _met(columns: Sequence[Codes], i: int, j: int) -> tuple[int, int]:
-    """How many pairs of values of two columns could meet, and do."""
-    first, second = (counts[counts > 0] for counts in (np.bincount(columns[i]), np.bincount(columns[j])))
-    could = np.minimum(first, len(second)).sum()
-    return int(min(could, np.minimum(second, len(first)).sum())), len(set(zip(columns[i].tolist(), columns[j].tolist(), strict=True)))
+def _most_met(counts: Sequence[int], others: Sequence[int]) -> int:
+    return sum(min(count, len(others)) for count in counts)
+
+
+def _traits(cell: Cell) -> tuple[str | None, ...]:
+    return (cell.label, cell.kind, *cell.values)
 
 
 def _order(cell: Cell) -> tuple[str, ...]:
