@@ -24,8 +24,9 @@ class Unfilled:
 class Generated:
     """Attributes:
     planned, accepted: examples.
-    cells, unfilled: of the plan; the cells that lack examples, those that lack most first.
-    pairs, covered: pairs of values of two axes that could meet in the plan; that do so in the accepted examples.
+    cells, unfilled_cells: of the plan; of them those that lack examples.
+    unfilled: those that lack most, in words.
+    pairs, covered: pairs of values (of two axes, of an axis and a label or a case) that meet in the plan; in the accepted examples.
     removed: reason -> texts that were not kept.
     unusable: reason -> requests without a usable answer.
     repaired, asked_again: answers that were mended; that were asked for anew.
@@ -39,6 +40,7 @@ class Generated:
     planned: int
     accepted: int
     cells: int
+    unfilled_cells: int = 0
     unfilled: tuple[Unfilled, ...] = ()
     pairs: int = 0
     covered: int = 0

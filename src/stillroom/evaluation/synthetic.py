@@ -33,20 +33,26 @@ def synthetic_measures(
     try:
         test = two_sample_test(*sides, seed=seed, confidence=confidence)
     except BadInput as error:
-        return found, [f"Whether generated texts can be told from real ones was not tested: {problem.place} {problem.message}" for problem in error.problems]
+        return found, [
+            f"Whether generated texts can be told from real ones was not tested: {problem.place} {problem.message}"
+            for problem in error.problems
+        ]
     num_texts = test.num_generated + test.num_real
     found.append(Measure(GENERATED, "two_sample_auc", test.auc, test.low, test.high, num_texts, 1))
     found.append(Measure(GENERATED, "two_sample_p_value", test.p_value, None, None, num_texts, 1))
     return found, []
 
 
-def balance(labels: Sequence[str]) -> float | None:
-    """The entropy of the labels' shares over that of equal shares, in [0, 1]; None for fewer than two labels.
+def balance(labels: Sequence[str], num_labels: int) -> float | None:
+    """The entropy of the labels' shares over that of equal shares, in [0, 1]; None where there are no examples or one label alone.
+
+    Args:
+        num_labels: how many labels there are, those without an example among them.
 
     Source: evenness, Pielou 1966 (J. Theor. Biol. 13:131).
     """
     counts = np.array(list(Counter(labels).values()))
-    return float(stats.entropy(counts) / np.log(len(counts))) if len(counts) > 1 else None
+    return float(stats.entropy(counts) / np.log(num_labels)) if len(counts) and num_labels > 1 else None
 
 
 def agreement(name: str, agrees: Sequence[bool], confidence: float = 0.95) -> Measure:

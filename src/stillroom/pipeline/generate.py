@@ -3,34 +3,34 @@ ones, which nothing is trained on: in a text classification they join the pool, 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from stillroom import __version__
 from stillroom.core.errors import BadInput, StageFailed
-from stillroom.core.files import write_json, write_text
-from stillroom.core.fingerprint import fingerprint, row_fingerprints
+from stillroom.core.fingerprint import fingerprint
 from stillroom.core.generated import Generated, Unfilled
-from stillroom.core.records import Batch, Dataset
+from stillroom.core.protocols import BlockStore
+from stillroom.core.records import Batch, Measure
 from stillroom.core.specification import Specification
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.folder import RunFolder
-from stillroom.pipeline.progress import Listener
+from stillroom.pipeline.generated import EXAMPLES, PLAN, QUALITY, save_generated
+from stillroom.pipeline.progress import Listener, Told
 from stillroom.pipeline.work import Work, check_against_data
 from stillroom.spec.generation import GenerationSpec, complete
 from stillroom.spec.job import Job
 from stillroom.spec.teacher import EndpointTeacherSpec
-from stillroom.teachers.synthesis.plan import Cell, NearMiss, Plan, make_plan
-from stillroom.teachers.synthesis.prompts import describe
+
+if TYPE_CHECKING:
+    from stillroom.teachers.endpoint.standing import Standing
+    from stillroom.teachers.synthesis.fill import Filled, Writer
+    from stillroom.teachers.synthesis.plan import Cell, Plan
 
 GENERATE = "generate"
-EXAMPLES, PLAN, QUALITY = "examples.jsonl", "plan.json", "quality.json"
 _MOST_SHOWN = 20
 """Cells without their examples that quality.json names; plan.json has all."""
 
@@ -79,42 +79,10 @@ def generate(work: Work) -> None:
         made = _write(work, around)
         if not made.complete:
             lacking = f"{made.accepted} of {made.planned} examples are there"
-            raise StageFailed(f"generate: the budget is reached, {lacking}; raise it and run the same command again: it goes on from there.")
+            raise StageFailed(
+                f"generate: the budget is reached, {lacking}; raise it and run the same command again: it goes on from there."
+            )
         folder.finish(GENERATE, inputs, accepted=made.accepted, seconds=seconds())
-
-
-def read_generated(folder: RunFolder) -> Generated:
-    """What the stage found.
-
-    Raises:
-        StageFailed: it has not run.
-    """
-    try:
-        return Generated.from_json(json.loads((folder.generated / QUALITY).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise StageFailed(f"{folder.generated / QUALITY} is missing or damaged; run `stillroom generate` on the job first.") from error
-
-
-def read_examples(folder: RunFolder) -> list[dict[str, Any]]:
-    """The lines of generated/examples.jsonl: text, label, case, with."""
-    with (folder.generated / EXAMPLES).open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def with_generated(dataset: Dataset, folder: RunFolder) -> Dataset:
-    """A dataset with the generated texts in its pool."""
-    import pandas as pd
-
-    texts = [line["text"] for line in read_examples(folder)]
-    if not texts:
-        return dataset
-    features = pd.DataFrame({dataset.columns[0].name: pd.Series(texts, dtype=object)})
-    keys = np.array(row_fingerprints(features))
-    if dataset.unlabeled is not None:
-        features = pd.concat([dataset.unlabeled.features, features], ignore_index=True)
-        keys = np.concatenate([dataset.unlabeled.keys, keys])
-    note = f"{len(texts)} rows of the pool were written by the teacher; it answered them anew."
-    return replace(dataset, unlabeled=Batch(features, keys), notes=(*dataset.notes, note))
 
 
 def _around(work: Work) -> Around:
@@ -142,7 +110,9 @@ def _prompts(job: Job) -> tuple[list[str], list[str]]:
 
     def read(path: str, place: str) -> list[str]:
         prompts = read_prompts(Path(path), job.data, place=place)
-        return [text if isinstance(text, str) else next((turn["content"] for turn in text if turn["role"] == "user"), "") for text in prompts]
+        return [
+            text if isinstance(text, str) else next((turn["content"] for turn in text if turn["role"] == "user"), "") for text in prompts
+        ]
 
     real = read(source.train, "data.source.train")
     return real, real if source.test is None else read(source.test, "data.source.test")
@@ -168,8 +138,7 @@ def _write(work: Work, around: Around) -> Generated:
 
     job, spec = work.job, work.job.generation
     assert spec is not None
-    plan = _plan(job, spec, around.specification)
-    remove = spec.remove
+    plan, remove = _plan(job, spec, around.specification), spec.remove
     removal = Removal(
         around.evaluation, [example.input for example in around.specification.examples], remove.near_duplicates, remove.min_words,
         remove.max_words, remove.languages,
@@ -178,10 +147,74 @@ def _write(work: Work, around: Around) -> Generated:
         writer = _writer(work, store, around.specification)
         filled = fill(writer, plan, removal.reasons, rounds=spec.rounds, per_request=spec.per_request, seed=job.seed)
         store.seal()
-    ...
+    made = _quality(job, plan, filled, around)
+    save_generated(work.folder, plan, filled, made)
+    return made
+
+
+def _writer(work: Work, store: BlockStore, specification: Specification) -> Writer:
+    from stillroom.teachers.endpoint.build import build_endpoint_teacher
+    from stillroom.teachers.endpoint.durable import Asker
+    from stillroom.teachers.synthesis.fill import Writer
+
+    job = work.job
+    assert isinstance(job.teacher, EndpointTeacherSpec)
+    assert job.generation is not None
+    teacher = build_endpoint_teacher(job.teacher, job.budget)
+    parameters = replace(
+        teacher.parameters, temperature=job.generation.sampling_temperature, max_tokens=job.generation.max_tokens, top_logprobs=None
+    )
+    asker = Asker(store, teacher.endpoint, teacher.prices, teacher.budget, _listen(work.listener))
+    return Writer(asker, parameters, specification, teacher.structured, teacher.asked_again)
+
+
+def _listen(listener: Listener) -> Callable[[Standing], None]:
+    """Tell how each round stands; its count begins anew."""
+    told: list[tuple[Told, int]] = []
+
+    def listen(standing: Standing) -> None:
+        if not told or standing.done < told[-1][1] or told[-1][1] == standing.total:
+            told.append((listener.task("asking for examples"), 0))
+        task = told[-1][0]
+        told[-1] = task, standing.done
+        task(standing.done, standing.total or 0, str(standing).replace(" rows", " requests"))
+
+    return listen
+
+
+def _quality(job: Job, plan: Plan, filled: Filled, around: Around) -> Generated:
+    """What came of the plan, and how good it is."""
+    from stillroom.evaluation.synthetic import GENERATED, balance, synthetic_measures
+
+    settings, accepted = job.evaluation, filled.accepted
+    measures, remarks = synthetic_measures(
+        [each.text for each in filled.examples], around.real, confidence=settings.confidence, resamples=settings.resamples, seed=job.seed
+    )
+    labels = [each.cell.label for each in filled.examples if each.cell.label is not None]
+    if (even := balance(labels, len(around.specification.labels))) is not None:
+        measures.append(Measure(GENERATED, "label_balance", even, None, None, len(labels), 1))
+    lacking = [(cell, wanted - accepted[cell]) for cell, wanted in plan.wanted.items() if accepted[cell] < wanted]
+    lacking.sort(key=lambda each: -each[1])
+    return Generated(
+        planned=sum(plan.wanted.values()), accepted=len(filled.examples), cells=len(plan.wanted), unfilled_cells=len(lacking),
+        unfilled=tuple(Unfilled(_words(cell), plan.wanted[cell], accepted[cell]) for cell, _ in lacking[:_MOST_SHOWN]),
+        pairs=plan.pairs_met(plan.wanted), covered=plan.pairs_met(accepted),
+        removed=dict(sum(filled.removed.values(), Counter()).most_common()), unusable=dict(filled.unusable.most_common()),
+        repaired=filled.repaired, asked_again=filled.asked_again, rounds=filled.rounds, requests=filled.spent.requests,
+        tokens=filled.spent.tokens, usd=filled.spent.usd if job.teacher.prices is not None else None, complete=filled.complete,
+        measures=tuple(measures), remarks=tuple(remarks),
+    )  # fmt: skip
+
+
+def _words(cell: Cell) -> str:
+    head = cell.label or "examples"
+    kind = {"ordinary": "", "hard": " (hard)", "near-miss": f" (near {cell.towards})"}[cell.kind]
+    return ", ".join([head + kind, *cell.values])
 
 
 def _plan(job: Job, spec: GenerationSpec, specification: Specification) -> Plan:
+    from stillroom.teachers.synthesis.plan import NearMiss, make_plan
+
     shares = complete({**dict.fromkeys(specification.labels), **spec.labels})
     pairs = [NearMiss(pair.label, pair.towards, pair.share) for pair in spec.near_misses]
     return make_plan(spec.examples, labels=shares, axes=spec.axes(), hard=spec.hard, near_misses=pairs, seed=job.seed)

@@ -18,6 +18,7 @@ from stillroom.knowledge.store import KnowledgeStore
 from stillroom.models.calibrated import apply_calibration
 from stillroom.models.load import load_predictor
 from stillroom.pipeline.clock import counted
+from stillroom.pipeline.generated import record_agreement
 from stillroom.pipeline.work import Work
 from stillroom.teachers.answers import ask
 from stillroom.teachers.build import build_teacher
@@ -79,7 +80,10 @@ def label(work: Work) -> TransferSet:
     leak = None if record["leak"] is None else LeakFinding(**record["leak"])
     answers = [known.values] if known_pool is None else [known.values, known_pool.values]
     corrected = apply_calibration(np.concatenate(answers), calibration) if calibration.kept else np.concatenate(answers)
-    return TransferSet(_together(train, pool), corrected, len(train), calibration, leak)
+    batch = _together(train, pool)
+    if job.generation is not None:
+        record_agreement(work.folder, data, dict(zip(batch.keys.tolist(), corrected, strict=True)), job.evaluation.confidence)
+    return TransferSet(batch, corrected, len(train), calibration, leak)
 
 
 class _Keeper:

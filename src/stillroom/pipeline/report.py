@@ -16,6 +16,8 @@ from stillroom.lineage.record import lineage_record, package_versions
 from stillroom.pipeline.evaluate import test_reads
 from stillroom.pipeline.export import export
 from stillroom.pipeline.folder import STAGES, read_record
+from stillroom.pipeline.generate import GENERATE
+from stillroom.pipeline.generated import QUALITY, read_generated
 from stillroom.pipeline.terms import Terms, check_terms
 from stillroom.pipeline.work import Work
 from stillroom.report.card import render_card
@@ -68,10 +70,11 @@ def write_report(work: Work, found: Found) -> None:
         notes=found.notes,
         seconds={
             stage: record["seconds"]
-            for stage in (STAGES[0], *others.values(), *STAGES[1:])
+            for stage in (GENERATE, STAGES[0], *others.values(), *STAGES[1:])
             if "seconds" in (record := read_record(folder.record(stage)))
         },
         environment=environment(),
+        generated=read_generated(folder) if work.job.generation is not None and (folder.generated / QUALITY).is_file() else None,
         waiver=None if terms.waiver is None else str(terms.waiver),
     )
     write_text(folder.report, render_report(data))

@@ -14,7 +14,8 @@ from stillroom.core.files import write_text
 from stillroom.core.generated import Generated
 from stillroom.core.records import Evidence
 from stillroom.pipeline.folder import STAGES, RunFolder
-from stillroom.pipeline.generate import GENERATE, generate_examples, read_generated
+from stillroom.pipeline.generate import GENERATE, generate_examples
+from stillroom.pipeline.generated import read_generated
 from stillroom.pipeline.processes import check_processes, leads, parting
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.terms import check_job

@@ -51,7 +51,8 @@ class Work:
         """The job's examples. Where it generates some, that comes first, and they are in the pool."""
         if self.job.generation is None:
             return self.given
-        from stillroom.pipeline.generate import generate, with_generated
+        from stillroom.pipeline.generate import generate
+        from stillroom.pipeline.generated import with_generated
 
         generate(self)
         return with_generated(self.given, self.folder)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
-from stillroom.report import plots, teachers, words
+from stillroom.report import generated, plots, teachers, words
 from stillroom.report.asking import as_served, asking_words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import GROUP_TITLES, STYLES, explanation, percent, ratio, shown, shown_range, shown_work, style
@@ -136,6 +136,7 @@ def _findings(data: ReportData) -> dict[str, Any]:
         "leak": None if data.leak is None else _leak(data.leak, in_sample=data.setting("labelling", "mode") == "in-sample"),
         "calibration": None if data.calibration is None else data.calibration.message,
         "asking": asking_words(data.asking),
+        "generated": generated.section(data.generated, data.setting("evaluation", "confidence")),
         "parity": [
             {
                 "format": name,
@@ -191,6 +192,7 @@ def _contents(data: ReportData) -> list[tuple[str, str]]:
         ("disagreements", "Disagreements", bool(details.disagreements)),
         ("slices", "Groups", bool(details.slices)),
         ("teacher", "Teacher", data.leak is not None or data.calibration is not None or bool(data.asking)),
+        ("generated", "Generated examples", data.generated is not None),
         ("exports", "Exports", bool(data.parity)),
         ("lineage", "Lineage", bool(data.provenance)),
         ("notes", "Notes", bool(data.notes)),

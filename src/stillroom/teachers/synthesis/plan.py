@@ -59,11 +59,10 @@ class Plan:
 
     @property
     def pairs_possible(self) -> int:
-        """How many could meet, each two columns by themselves. There all can, if no value is wanted for fewer examples than the
-        other column has values; of more columns at once, it may be fewer."""
+        """The most that could meet, each two columns by themselves; of more columns at once, it may be fewer."""
         rows = [_traits(cell) for cell, count in self.wanted.items() for _ in range(count)]
         counts = [list(Counter(column).values()) for column in zip(*rows, strict=True)]
-        return sum(min(_most_met(counts[i], counts[j]), _most_met(counts[j], counts[i])) for i, j in self._pairs())
+        return sum(_most_met(counts[i], counts[j]) for i, j in self._pairs())
 
     def _pairs(self) -> list[tuple[int, int]]:
         """Columns of `_traits` that can meet: all with an axis, label and kind only where there are several."""
@@ -166,8 +165,8 @@ def _spread(columns: Sequence[Codes], counts: Codes, chance: random.Random) -> C
 def _swap_for_pairs(column: Codes, columns: Sequence[Codes], met: Sequence[NDArray[np.float64]], chance: random.Random) -> None:
     """Exchange the values of two rows wherever more pairs are met then; the counts of the values stay.
 
-    With one other column no pair stays unmet that could be met: where a value lacks another, and both have rows enough, each has a
-    pair to spare, and exchanging these two gains.
+    With one other column whose margins allow every pair, every pair is met: where two values do not meet, each has as many rows as the
+    other column has values, so each meets another value twice, and exchanging these two rows gains.
     """
     for other, table in zip(columns, met, strict=True):
         for code, value in np.argwhere(table == 0).tolist():
@@ -212,7 +211,12 @@ def _swap(a: int, b: int, column: Codes, columns: Sequence[Codes], met: Sequence
 
 
 def _most_met(counts: Sequence[int], others: Sequence[int]) -> int:
-    return sum(min(count, len(others)) for count in counts)
+    """The most different pairs that rows can have, whose values on either side occur so often.
+
+    Source: the largest flow through unit capacities; Gale 1957 (Pac. J. Math. 7:1073), Ryser 1957 (Can. J. Math. 9:371).
+    """
+    falling = sorted(counts, reverse=True)
+    return min(sum(falling[k:]) + sum(min(other, k) for other in others) for k in range(len(counts) + 1))
 
 
 def _traits(cell: Cell) -> tuple[str | None, ...]:
