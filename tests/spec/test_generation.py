@@ -66,7 +66,9 @@ def test_labels_and_shares_are_held_against_the_specification() -> None:
     near = [{"label": "q", "towards": "a", "share": 0.6}, {"label": "b", "towards": "A", "share": 0.3}]
     removal = {"min_words": 5, "max_words": 4}
     told = {"task": "Sort.", "labels": {"a": "", "b": ""}, "examples": [{"input": "x", "output": "c"}]}
-    found = problems({"examples": 3, "hard": 0.2, "near_misses": near, "labels": {"z": 0.7, "a": 0.6}, "remove": removal}, specification=told)
+    found = problems(
+        {"examples": 3, "hard": 0.2, "near_misses": near, "labels": {"z": 0.7, "a": 0.6}, "remove": removal}, specification=told
+    )
     assert found == [
         "specification.examples[0].output: = 'c' is no label; allowed: a, b.",
         "generation: hard and near_misses together ask for 1.1 of the examples; at most 1 can be.",
