@@ -15,7 +15,7 @@ RunDir = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The r
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Ask an endpoint about a sample alone, which is kept, and tell requests, tokens, money and time of all."
+        "--dry-run", help="Ask an endpoint about a sample, which is kept, and tell what all rows will take."
     ),
 ]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the job import Python objects of yours.")]

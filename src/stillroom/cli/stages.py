@@ -21,8 +21,9 @@ def label(
     if dry_run:
         from stillroom.cli.dry_run import dry_run as tell_costs
 
-        return tell_costs(job_file, overrides, run_dir)
-    _until("label", job_file, overrides, run_dir, allow_code)
+        tell_costs(job_file, overrides, run_dir)
+    else:
+        _until("label", job_file, overrides, run_dir, allow_code)
 
 
 def train(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:
