@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -25,6 +26,25 @@ from stillroom.teachers.endpoint.writer import GroupWriter
 _ROWS_AT_ONCE = 128
 _TELL_SECONDS = 0.5
 Listen = Callable[[Standing], None]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Whom to ask, where the answers are kept and what they may cost: all of `ask_all` but the requests."""
+
+    store: BlockStore
+    endpoint: Endpoint
+    prices: Prices | None = None
+    budget: Budget | None = None
+    listen: Listen | None = None
+
+    def ask(self, requests: Iterable[ChatRequest]) -> Standing:
+        """`ask_all`."""
+        return ask_all(self.store, self.endpoint, requests, prices=self.prices, budget=self.budget, listen=self.listen)
+
+    def outcomes(self, requests: Iterable[ChatRequest]) -> Iterator[Reply | Failure | None]:
+        """`stored_outcomes`."""
+        return stored_outcomes(self.store, self.endpoint, requests)
 
 
 def ask_all(
