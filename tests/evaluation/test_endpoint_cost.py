@@ -10,7 +10,7 @@ from stillroom.evaluation.endpoint_cost import endpoint_cost
 
 
 def measures(**given) -> dict[str, Measure]:
-    settings = {"seconds": [], "tokens": [], "usd": None, "confidence": 0.95} | given
+    settings = {"seconds": [], "tokens": [], "usd": None, "num_rows": 3, "confidence": 0.95} | given
     return {m.measure: m for m in endpoint_cost("teacher", **settings)}
 
 
@@ -23,6 +23,10 @@ def test_prices_are_of_a_thousand_rows_with_students_interval() -> None:
     assert price.n == 3
 
 
+def test_a_row_that_took_two_requests_costs_both() -> None:
+    assert measures(tokens=[100, 200, 300], num_rows=2)["tokens_per_row"].value == pytest.approx(300)
+
+
 def test_latency_is_a_quantile_of_the_real_requests() -> None:
     seconds = np.random.default_rng(0).permutation(np.arange(1, 402) / 100)
     found = measures(seconds=seconds)
@@ -33,5 +37,5 @@ def test_latency_is_a_quantile_of_the_real_requests() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     assert measures() == {}
-    assert set(measures(tokens=[7.0])) == {"tokens_per_row"}
-    assert measures(tokens=[7.0])["tokens_per_row"].low is None
+    assert set(measures(tokens=[7.0], num_rows=1)) == {"tokens_per_row"}
+    assert measures(tokens=[7.0], num_rows=1)["tokens_per_row"].low is None

@@ -9,34 +9,37 @@ from scipy import stats
 
 from stillroom.core.records import Measure
 from stillroom.evaluation.cost import quantile_interval
+from stillroom.evaluation.statistic import Floats
 
 
 def endpoint_cost(
-    arm: str, *, seconds: Sequence[float], tokens: Sequence[float], usd: Sequence[float] | None, confidence: float
+    arm: str, *, seconds: Sequence[float], tokens: Sequence[float], usd: Sequence[float] | None, num_rows: int, confidence: float
 ) -> list[Measure]:
     """latency_p50_seconds, latency_p99_seconds, tokens_per_row, usd_per_1000_rows.
 
     Latencies are those of the requests as they were sent, many at once: a server that is asked less may be quicker. Their intervals are
-    distribution-free, as in `measure_cost`; those of means are Student's t.
+    distribution-free, as in `measure_cost`; those of means are Student's t over requests, as if each row took equally many of them.
 
     Args:
         seconds: of each answered request, its last attempt alone.
-        tokens: of each row, over all its requests whose use the server counted.
-        usd: of each row at the job's prices; None where it names none.
+        tokens: of each request whose tokens the server counted, retries left out.
+        usd: the same, at the job's prices; None where it names none.
+        num_rows: that the requests are about.
     """
     found = []
     if len(seconds):
         ordered = np.sort(np.asarray(seconds, dtype=np.float64))
         for name, level in (("latency_p50_seconds", 0.5), ("latency_p99_seconds", 0.99)):
             found.append(Measure(arm, name, *quantile_interval(ordered, level, confidence), len(ordered), 1))
-    for name, values, scale in (("tokens_per_row", tokens, 1.0), ("usd_per_1000_rows", usd, 1000.0)):
+    for name, values, of_rows in (("tokens_per_row", tokens, 1), ("usd_per_1000_rows", usd, 1000)):
         if values is not None and len(values):
+            scale = of_rows * len(values) / num_rows
             value, low, high = _mean_interval(scale * np.asarray(values, dtype=np.float64), confidence)
             found.append(Measure(arm, name, value, low, high, len(values), 1))
     return found
 
 
-def _mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float | None, float | None]:
+def _mean_interval(values: Floats, confidence: float) -> tuple[float, float | None, float | None]:
     mean = float(values.mean())
     if len(values) < 2:
         return mean, None, None

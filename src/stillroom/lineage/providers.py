@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from stillroom.core.errors import BadInput
 from stillroom.lineage.licences import find_licence
+from stillroom.lineage.policy import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def endpoint_licence(base_url: str, declared: str | None, *, place: str = "teach
     provider = find_provider(base_url)
     if provider is None:
         return declared
-    known, said = find_licence(provider.licence), None if declared is None else find_licence(declared)
+    known, said = find_licence(provider.licence), None if declared in (None, UNKNOWN) else declared
     assert known is not None, f"{provider.licence} is in the table"
-    if declared is not None and said != known:
+    if said is not None and find_licence(said) != known:
         raise BadInput.at(
             place,
             f"= {declared!r}, but {provider.host} answers under {known.title!r} ({known.name}); leave it out. Another agreement of "

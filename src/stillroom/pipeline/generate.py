@@ -4,7 +4,7 @@ ones, which nothing is trained on: in a text classification they join the pool, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +19,13 @@ from stillroom.core.specification import Specification
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.folder import RunFolder
 from stillroom.pipeline.generated import EXAMPLES, PLAN, QUALITY, save_generated
-from stillroom.pipeline.progress import Listener, Told
+from stillroom.pipeline.progress import Listener
 from stillroom.pipeline.work import Work, check_against_data
 from stillroom.spec.generation import GenerationSpec, complete
 from stillroom.spec.job import Job
-from stillroom.spec.teacher import EndpointTeacherSpec
 
 if TYPE_CHECKING:
-    from stillroom.teachers.endpoint.standing import Standing
+    from stillroom.teachers.endpoint.budget import Spending
     from stillroom.teachers.synthesis.fill import Filled, Writer
     from stillroom.teachers.synthesis.plan import Cell, Plan
 
@@ -120,20 +119,20 @@ def _prompts(job: Job) -> tuple[list[str], list[str]]:
 
 def _inputs(work: Work, around: Around) -> str:
     """All that shapes the examples: not the budget, nor the pace."""
-    from stillroom.teachers.endpoint.build import build_endpoint_teacher
+    from stillroom.pipeline.asking import endpoint_of
 
     job = work.job
-    assert isinstance(job.teacher, EndpointTeacherSpec)
     assert job.generation is not None
     told = around.specification
     facts = [told.task, list(told.labels.items()), told.output_schema, [[each.input, each.output] for each in told.examples]]
-    teacher, section = build_endpoint_teacher(job.teacher).fingerprint, job.generation.model_dump(mode="json")
+    teacher, section = endpoint_of(work).fingerprint, job.generation.model_dump(mode="json")
     return fingerprint(GENERATE, __version__, job.seed, teacher, section, facts, list(around.real), list(around.evaluation))
 
 
 def _write(work: Work, around: Around) -> Generated:
     from stillroom.data.removal import Removal
-    from stillroom.knowledge.store import KnowledgeStore
+    from stillroom.pipeline.asking import open_store
+    from stillroom.teachers.endpoint.ledger import spent_so_far
     from stillroom.teachers.synthesis.fill import fill
 
     job, spec = work.job, work.job.generation
@@ -143,46 +142,28 @@ def _write(work: Work, around: Around) -> Generated:
         around.evaluation, [example.input for example in around.specification.examples], remove.near_duplicates, remove.min_words,
         remove.max_words, remove.languages,
     )  # fmt: skip
-    with KnowledgeStore(job.labelling.store or work.folder.knowledge) as store:
+    with open_store(work) as store:
         writer = _writer(work, store, around.specification)
         filled = fill(writer, plan, removal.reasons, rounds=spec.rounds, per_request=spec.per_request, seed=job.seed)
+        spent = spent_so_far(store)
         store.seal()
-    made = _quality(job, plan, filled, around)
+    made = _quality(job, plan, filled, spent, around)
     save_generated(work.folder, plan, filled, made)
     return made
 
 
 def _writer(work: Work, store: BlockStore, specification: Specification) -> Writer:
-    from stillroom.teachers.endpoint.build import build_endpoint_teacher
-    from stillroom.teachers.endpoint.durable import Asker
+    from stillroom.pipeline.asking import ToldAsker, endpoint_of
     from stillroom.teachers.synthesis.fill import Writer
 
-    job = work.job
-    assert isinstance(job.teacher, EndpointTeacherSpec)
-    assert job.generation is not None
-    teacher = build_endpoint_teacher(job.teacher, job.budget)
-    parameters = replace(
-        teacher.parameters, temperature=job.generation.sampling_temperature, max_tokens=job.generation.max_tokens, top_logprobs=None
-    )
-    asker = Asker(store, teacher.endpoint, teacher.prices, teacher.budget, _listen(work.listener))
+    spec, teacher = work.job.generation, endpoint_of(work)
+    assert spec is not None
+    parameters = replace(teacher.parameters, temperature=spec.sampling_temperature, max_tokens=spec.max_tokens, top_logprobs=None)
+    asker = ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener)
     return Writer(asker, parameters, specification, teacher.structured, teacher.asked_again)
 
 
-def _listen(listener: Listener) -> Callable[[Standing], None]:
-    """Tell how each round stands; its count begins anew."""
-    told: list[tuple[Told, int]] = []
-
-    def listen(standing: Standing) -> None:
-        if not told or standing.done < told[-1][1] or told[-1][1] == standing.total:
-            told.append((listener.task("asking for examples"), 0))
-        task = told[-1][0]
-        told[-1] = task, standing.done
-        task(standing.done, standing.total or 0, str(standing).replace(" rows", " requests"))
-
-    return listen
-
-
-def _quality(job: Job, plan: Plan, filled: Filled, around: Around) -> Generated:
+def _quality(job: Job, plan: Plan, filled: Filled, spent: Spending, around: Around) -> Generated:
     """What came of the plan, and how good it is."""
     from stillroom.evaluation.synthetic import GENERATED, balance, synthetic_measures
 
@@ -200,8 +181,8 @@ def _quality(job: Job, plan: Plan, filled: Filled, around: Around) -> Generated:
         unfilled=tuple(Unfilled(_words(cell), plan.wanted[cell], accepted[cell]) for cell, _ in lacking[:_MOST_SHOWN]),
         pairs=plan.pairs_met(plan.wanted), covered=plan.pairs_met(accepted),
         removed=dict(sum(filled.removed.values(), Counter()).most_common()), unusable=dict(filled.unusable.most_common()),
-        repaired=filled.repaired, asked_again=filled.asked_again, rounds=filled.rounds, requests=filled.spent.requests,
-        tokens=filled.spent.tokens, usd=filled.spent.usd if job.teacher.prices is not None else None, complete=filled.complete,
+        repaired=filled.repaired, asked_again=filled.asked_again, rounds=filled.rounds, requests=spent.requests,
+        tokens=spent.tokens, usd=spent.usd if job.teacher.prices is not None else None, complete=filled.complete,
         measures=tuple(measures), remarks=tuple(remarks),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from stillroom.core.asking import Asked
 from stillroom.core.provenance import Provenance
 from stillroom.report.measures import grouped, shown_usd
 
-TRANSFER_SET, TEST_ROWS = "transfer set", "test rows"
+TRANSFER_SET, TEST_ROWS = "rows of the transfer set", "test rows"
 _UNANSWERED = {
     TRANSFER_SET: "The student learns from their labels alone, where they have any.",
     TEST_ROWS: "The class shares of the training rows stand in for a missing answer, so that nearly all of them count as wrong.",
@@ -35,8 +35,8 @@ def as_served(line: Provenance) -> str:
 def _answers(what: str, found: Asked) -> str:
     missing = found.rows - found.answered
     if not missing:
-        return f"All {grouped(found.rows)} rows of the {what} were answered."
-    rows = f"{grouped(found.answered)} of {grouped(found.rows)} rows of the {what}".replace("rows of the test rows", "test rows")
+        return f"All {grouped(found.rows)} {what} were answered."
+    rows = f"{grouped(found.answered)} of {grouped(found.rows)} {what}"
     return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {_UNANSWERED[what]}"
 
 

@@ -102,7 +102,6 @@ def test_a_budget_holds_and_a_larger_one_goes_on(store: KnowledgeStore, serve: S
         assert (made.complete, len(made.examples), server.number) == (False, 8, 2)
         made = filled(store, server, budget=Budget(requests=50))
         assert (made.complete, made.accepted, server.number) == (True, Counter(PLAN.wanted), 5)
-        assert made.spent.requests == 5
     assert max(server.answered.values()) == 1
 
 

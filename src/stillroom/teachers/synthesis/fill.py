@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from stillroom.core.chat import ChatParameters, ChatRequest, Reply
 from stillroom.core.specification import Specification
-from stillroom.teachers.endpoint.budget import NOTHING, Spending
 from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.synthesis.plan import Cell, Plan
 from stillroom.teachers.synthesis.prompts import SCHEMA, system_text, user_text
@@ -46,7 +45,6 @@ class Filled:
         unusable: reason -> requests without a usable answer.
         repaired, asked_again: answers that were mended; that were asked for anew.
         rounds: how often was asked.
-        spent: by all requests on this store so far.
         complete: False where the budget ended it; the same call goes on with a larger one.
     """
 
@@ -56,7 +54,6 @@ class Filled:
     repaired: int = 0
     asked_again: int = 0
     rounds: int = 0
-    spent: Spending = NOTHING
     complete: bool = True
 
     @property
@@ -106,9 +103,7 @@ def fill(writer: Writer, plan: Plan, judge: Judge, *, rounds: int, per_request: 
     state = _State(writer, plan, judge, per_request, seed)
     while state.complete and state.rounds < rounds and state.gaps:
         state.next_round()
-    return Filled(
-        tuple(state.examples), state.removed, state.unusable, state.repaired, state.asked_again, state.rounds, state.spent, state.complete
-    )
+    return Filled(tuple(state.examples), state.removed, state.unusable, state.repaired, state.asked_again, state.rounds, state.complete)
 
 
 class _State:
@@ -120,7 +115,7 @@ class _State:
         self.removed: dict[Cell, Counter[str]] = {}
         self.unusable: Counter[str] = Counter()
         self.repaired = self.asked_again = self.rounds = 0
-        self.spent, self.complete = NOTHING, True
+        self.complete = True
         self._asked: Counter[str] = Counter()  # user messages so far: an equal one is a further sample
 
     @property
@@ -140,7 +135,6 @@ class _State:
         answers = self.writer.write(texts, samples)
         self.rounds += 1
         self.complete = answers.complete
-        self.spent = answers.standings[-1].spent
         self.unusable.update(answers.given_up)
         self.repaired += answers.repaired.total()
         self.asked_again += answers.asked_again.total()
