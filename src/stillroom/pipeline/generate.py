@@ -76,12 +76,25 @@ def generate(work: Work) -> None:
     folder.begin(GENERATE)
     with counted(folder.count(GENERATE), inputs) as seconds:
         made = _write(work, around)
-        if not made.complete:
-            lacking = f"{made.accepted} of {made.planned} examples are there"
-            raise StageFailed(
-                f"generate: the budget is reached, {lacking}; raise it and run the same command again: it goes on from there."
-            )
+        _require_some(work, made)
         folder.finish(GENERATE, inputs, accepted=made.accepted, seconds=seconds())
+
+
+def _require_some(work: Work, made: Generated) -> None:
+    """Raises StageFailed where the budget ended the stage, or nothing could be used: a run must not go on without what it asks for."""
+    if not made.complete:
+        assert work.job.budget is not None, "only a budget leaves requests waiting"
+        spent = {"usd": made.usd, "requests": made.requests, "tokens": made.tokens}
+        bounds = {name: most for name in spent if (most := getattr(work.job.budget, name)) is not None}
+        used = ", ".join(f"{spent[name]:.6g} of {most:g} {name}" for name, most in bounds.items())
+        raise StageFailed(
+            f"generate: budget: reached, {used}: the next request might exceed it. {made.accepted} of {made.planned} examples are there "
+            f"and kept: raise {' or '.join(f'budget.{name}' for name in bounds)}, and the same command goes on from there."
+        )
+    if not made.accepted:
+        failed = ", ".join(f"{count} {reason}" for counts in (made.unusable, made.removed) for reason, count in counts.items())
+        remedy = "try teacher.structured: prompt, or tool" if made.unusable else "say in generation.vary what should differ"
+        raise StageFailed(f"generate: none of {made.planned} examples could be used ({failed}); {remedy}.")
 
 
 def _around(work: Work) -> Around:

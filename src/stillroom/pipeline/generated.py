@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stillroom.teachers.synthesis.fill import Filled
-    from stillroom.teachers.synthesis.plan import Plan
+    from stillroom.teachers.synthesis.plan import Cell, Plan
 
 EXAMPLES, PLAN, QUALITY = "examples.jsonl", "plan.json", "quality.json"
 
@@ -41,8 +41,26 @@ def save_generated(folder: RunFolder, plan: Plan, filled: Filled, quality: Gener
         }
         for cell, wanted in plan.wanted.items()
     ]
-    write_json(folder.generated / PLAN, {"axes": list(plan.axes), "cells": cells})
+    write_json(folder.generated / PLAN, {"coverage": _coverage(plan, accepted), "cells": cells})
     write_json(folder.generated / QUALITY, quality.to_json())
+
+
+def _coverage(plan: Plan, accepted: Mapping[Cell, int]) -> dict[str, dict[str, dict[str, int]]]:
+    """Label, case and each axis -> value -> how many examples were wanted and are there."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for cell, wanted in plan.wanted.items():
+        # An axis may be called "label": it then stands beside the labels under its own words.
+        traits = [
+            ("label", cell.label),
+            ("case", cell.kind),
+            *((f"with {axis}" if axis in ("label", "case") else axis, value) for axis, value in zip(plan.axes, cell.values, strict=True)),
+        ]
+        for name, value in traits:
+            if value is not None:
+                counts = found.setdefault(name, {}).setdefault(value, {"wanted": 0, "accepted": 0})
+                counts["wanted"] += wanted
+                counts["accepted"] += accepted[cell]
+    return found
 
 
 def read_generated(folder: RunFolder) -> Generated:
