@@ -60,7 +60,12 @@ def said(choice: Choice) -> str:
         Unusable: it is refused, filtered, cut or empty.
     """
     whole(choice)
-    response = split_thinking(choice.text)
+    return without_thinking(choice.text)
+
+
+def without_thinking(text: str) -> str:
+    """Raises Unusable where nothing is left."""
+    response = split_thinking(text)
     if not response.closed:
         raise Unusable("truncated", "the answer ends within its thinking; think briefly, then answer.")
     if not response.answer:
@@ -68,12 +73,17 @@ def said(choice: Choice) -> str:
     return response.answer
 
 
-def whole(choice: Choice) -> None:
-    """Raises Unusable where the answer is refused, filtered or cut."""
+def given(choice: Choice) -> None:
+    """Raises Unusable where the answer is refused or filtered."""
     if choice.finish_reason == "content_filter":
         raise Unusable("content-filter", "the server's filter ended the answer.")
     if choice.refusal:
         raise Unusable("refused", one_line(choice.refusal))
+
+
+def whole(choice: Choice) -> None:
+    """Raises Unusable where the answer is refused, filtered or cut."""
+    given(choice)
     if choice.finish_reason == "length":
         raise Unusable("truncated", "the answer was cut at the token limit; answer more briefly.")
 
