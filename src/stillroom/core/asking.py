@@ -15,6 +15,7 @@ class Asked:
     failed: reason -> rows that have none.
     repaired: answers that were mended mechanically before they could be read.
     asked_again: requests that were made because an answer could not be used.
+    off_labels: the mean share of the probability that was not seen on any label; None where answers have no log-probabilities.
     requests, prompt_tokens, completion_tokens, usd: by all attempts on the run's store so far; usd is None where the job names no prices.
     served: what the server called the model, each name once.
     """
@@ -24,6 +25,7 @@ class Asked:
     failed: Mapping[str, int] = field(default_factory=dict)
     repaired: int = 0
     asked_again: int = 0
+    off_labels: float | None = None
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.core.asking import Asked
-from stillroom.core.chat import ChatRequest, Failure, Reply
+from stillroom.core.chat import ChatRequest, Failure, Reply, Usage
 from stillroom.core.errors import StageFailed
 from stillroom.core.records import Batch
 from stillroom.knowledge.store import KnowledgeStore
@@ -22,7 +22,7 @@ from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_te
 from stillroom.teachers.endpoint.durable import Asker, ask_all
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
-from stillroom.teachers.tasks.classification import label_texts
+from stillroom.teachers.tasks.classification import ClassificationQuestion, label_texts
 
 MOST_UNANSWERED = 0.5
 """Where more than this share of the rows has no answer, something is wrong with the job or the server, and training hides it."""
@@ -42,19 +42,27 @@ _REMEDIES = {
 
 @dataclass
 class Tally:
-    """What the requests behind some rows took, as their answers say; and what the server called its model."""
+    """What the requests behind some rows took, as their outcomes say; and what the server called its model."""
 
-    seconds: list[float] = field(default_factory=list)
-    usage: list[tuple[int, int]] = field(default_factory=list)
-    served: dict[str, None] = field(default_factory=dict)
+    outcomes: dict[int, tuple[ChatRequest, Reply | Failure]] = field(default_factory=dict)
 
-    def add(self, outcome: Reply | Failure | None) -> None:
-        if outcome is not None and outcome.usage is not None:
-            self.usage.append((outcome.usage.prompt_tokens, outcome.usage.completion_tokens))
-        if isinstance(outcome, Reply):
-            self.seconds.append(outcome.seconds)
-            if outcome.model:
-                self.served[outcome.model] = None
+    def add(self, request: ChatRequest, outcome: Reply | Failure | None) -> None:
+        """Equal rows count each, and a request that is looked up again counts once: hence by identity."""
+        if outcome is not None:
+            self.outcomes[id(request)] = request, outcome
+
+    @property
+    def seconds(self) -> list[float]:
+        return [outcome.seconds for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
+
+    @property
+    def usage(self) -> list[Usage]:
+        return [outcome.usage for _, outcome in self.outcomes.values() if outcome.usage is not None]
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        models = [outcome.model for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
+        return tuple(dict.fromkeys(filter(None, models)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +97,9 @@ class ToldAsker(Asker):
         )  # fmt: skip
 
     def outcomes(self, requests: Iterable[ChatRequest]) -> Iterator[Reply | Failure | None]:
-        for outcome in super().outcomes(requests):
-            self.tally.add(outcome)
+        rows = list(requests)
+        for request, outcome in zip(rows, super().outcomes(rows), strict=True):
+            self.tally.add(request, outcome)
             yield outcome
 
 
@@ -111,6 +120,16 @@ def open_store(work: Work) -> KnowledgeStore:
     return KnowledgeStore(work.job.labelling.store or work.folder.knowledge)
 
 
+def question_of(work: Work) -> ClassificationQuestion:
+    """What the teacher is asked about each text."""
+    teacher, specification = endpoint_of(work), work.job.specification
+    assert specification is not None, "checked by the job"
+    classes = work.dataset.classes
+    return ClassificationQuestion(
+        specification.record(classes), classes, teacher.parameters, teacher.answers, teacher.structured, teacher.samples
+    )
+
+
 def texts_of(batch: Batch) -> list[str]:
     """The rows of a text job as they are asked."""
     return ["" if text is None else str(text) for text in batch.features.iloc[:, 0].tolist()]
@@ -126,38 +145,33 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         BadInput, EndpointStopped: as `durable.ask_all`.
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
-    teacher, specification = endpoint_of(work), work.job.specification
-    assert specification is not None, "checked by the job"
-    before = read_record(work.folder.record(_FAILED))
+    teacher = endpoint_of(work)
+    again = bool(read_record(work.folder.record(_FAILED)).get("again"))
     with open_store(work) as store:
-        asker = ToldAsker(
-            store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, ask_failed_again=bool(before.get("again"))
-        )
-        found = label_texts(
-            asker, teacher.parameters, specification.record(work.dataset.classes), work.dataset.classes, texts_of(batch),
-            answers=teacher.answers, samples=teacher.samples, mode=teacher.structured, asked_again=teacher.asked_again,
-        )  # fmt: skip
+        asker = ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, ask_failed_again=again)
+        found = label_texts(asker, question_of(work), texts_of(batch), asked_again=teacher.asked_again)
         spent = spent_so_far(store)
     rows = len(batch)
     asked = Asked(
-        rows,
-        int(np.isfinite(found.probs).all(axis=1).sum()),
-        dict(found.answers.given_up),
-        found.answers.repaired.total(),
-        found.answers.asked_again.total(),
-        spent.requests,
-        spent.prompt_tokens,
-        spent.completion_tokens,
-        None if teacher.prices is None else spent.usd,
-        tuple(asker.tally.served),
+        rows=rows,
+        answered=int(np.isfinite(found.probabilities).all(axis=1).sum()),
+        failed=dict(found.given_up),
+        repaired=found.answers.repaired.total(),
+        asked_again=found.answers.asked_again.total(),
+        off_labels=None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing)),
+        requests=spent.requests,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        usd=None if teacher.prices is None else spent.usd,
+        served=asker.tally.served,
     )
-    if not found.answers.complete:
+    if not found.complete:
         raise StageFailed(_budget_words(teacher.budget, asked, found.answers.waiting, what))
     if rows - asked.answered > MOST_UNANSWERED * rows:
         work.folder.finish(_FAILED, "", again=True)
         raise StageFailed(_unanswered_words(asked, what))
     work.folder.finish(_FAILED, "", again=False)
-    return Answers(found.probs, asked, asker.tally)
+    return Answers(found.probabilities, asked, asker.tally)
 
 
 def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:

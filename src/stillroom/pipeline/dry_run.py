@@ -30,14 +30,14 @@ def estimate_labelling(job: Job, *, run_dir: Path | None = None, listener: Liste
     check_job(job)
     folder = RunFolder(run_dir or Path("runs") / (job.name or "job"))
     with folder.locked():
-        from stillroom.pipeline.asking import endpoint_of, open_store, requests_of, tell, texts_of
+        from stillroom.pipeline.asking import endpoint_of, open_store, question_of, tell, texts_of
         from stillroom.pipeline.label import pool_of
 
         work = open_work(job, folder, listener or Silence())
         teacher, data = endpoint_of(work), work.dataset
         batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
         texts = list(dict.fromkeys(text for batch in batches for text in texts_of(batch)))
-        rows = requests_of(work, texts)
+        rows = question_of(work).requests(texts)
         with open_store(work) as store:
             return dry_run(
                 store, teacher.endpoint, rows, sample=SAMPLE, seed=job.seed, prices=teacher.prices, budget=teacher.budget,

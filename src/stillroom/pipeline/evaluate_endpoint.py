@@ -44,8 +44,8 @@ def _costs(work: Work, answers: Answers) -> list[Measure]:
     return endpoint_cost(
         "teacher",
         seconds=answers.tally.seconds,
-        tokens=[prompt + completion for prompt, completion in usage],
-        usd=None if prices is None else [(prompt * prices.prompt + completion * prices.completion) / 1e6 for prompt, completion in usage],
+        tokens=[each.tokens for each in usage],
+        usd=None if prices is None else [prices.of(each).usd for each in usage],
         num_rows=answers.asked.rows,
         confidence=work.job.evaluation.confidence,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from stillroom.core.asking import Asked
 from stillroom.core.provenance import Provenance
-from stillroom.report.measures import grouped, shown_usd
+from stillroom.report.measures import grouped, shown_share, shown_usd
 
 TRANSFER_SET, TEST_ROWS = "rows of the transfer set", "test rows"
 _UNANSWERED = {
@@ -34,10 +34,11 @@ def as_served(line: Provenance) -> str:
 
 def _answers(what: str, found: Asked) -> str:
     missing = found.rows - found.answered
+    elsewhere = "" if found.off_labels is None else f" Of its probability {shown_share(found.off_labels)} was seen on none of the labels."
     if not missing:
-        return f"All {grouped(found.rows)} {what} were answered."
+        return f"All {grouped(found.rows)} {what} were answered.{elsewhere}"
     rows = f"{grouped(found.answered)} of {grouped(found.rows)} {what}"
-    return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {_UNANSWERED[what]}"
+    return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {_UNANSWERED[what]}{elsewhere}"
 
 
 def _cost(found: Asked) -> str:

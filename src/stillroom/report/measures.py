@@ -119,6 +119,11 @@ def shown_work(seconds: float) -> str:
     return f"{_fixed(seconds, 1)}{NARROW_SPACE}s"
 
 
+def shown_share(value: float) -> str:
+    """A share: "3.1 %"."""
+    return f"{_fixed(100 * value, 1)}{NARROW_SPACE}%"
+
+
 def shown_usd(value: float) -> str:
     """An amount of money in US dollars."""
     return f"{_significant(value)}{NARROW_SPACE}USD"
