@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 import stillroom
+from stillroom.cli import main
 from stillroom.core.errors import BadInput, PolicyRefused, StageFailed
 from stillroom.core.generated import Generated
 from stillroom.pipeline.folder import RunFolder
@@ -137,7 +138,24 @@ def on_command_line(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_the_command_killed_and_resumed_writes_what_the_plan_wants(serve: Make, make: Make, model: Model, tmp_path: Path) -> None:
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Make:
+    """call(argument, ...) -> exit code, output, messages of a command in the job's folder."""
+
+    def run(*arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["stillroom", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def test_the_command_killed_and_resumed_writes_what_the_plan_wants(
+    serve: Make, make: Make, model: Model, call: Make, tmp_path: Path
+) -> None:
     server = serve(lambda number, body: {**model(number, body), "latency": 0.02 if number < 6 else 30.0})
     (tmp_path / "job.yaml").write_text(dump_job(make(server)))
     process = on_command_line(tmp_path, "generate", "job.yaml", "--run", "run")
@@ -175,18 +193,18 @@ def test_the_command_killed_and_resumed_writes_what_the_plan_wants(serve: Make, 
     assert 0.9 < even.value < 1
 
     before = server.number
-    again, _ = on_command_line(tmp_path, "generate", "job.yaml", "--run", "run").communicate(timeout=60)
-    assert (server.number, again) == (before, out), "done already: nothing is asked, the same is told"
+    assert call("generate", "job.yaml", "--run", "run")[:2] == (0, out)
+    assert server.number == before, "done already: nothing is asked, the same is told"
 
 
 def test_a_run_learns_the_teachers_answers_to_them_and_tells_how_often_they_differ(
-    serve: Make, make: Make, model: Model, tmp_path: Path
+    serve: Make, make: Make, model: Model, call: Make, tmp_path: Path
 ) -> None:
     model.wrong["exchange_rate"] = 5
     server = serve(model)
     (tmp_path / "job.yaml").write_text(dump_job(make(server)))
-    out, err = on_command_line(tmp_path, "run", "job.yaml", "--run", "run").communicate(timeout=120)
-    assert "Report: " in out, err
+    code, out, err = call("run", "job.yaml", "--run", "run")
+    assert (code, "Report: " in out) == (0, True), err
     assert err.index("generate") < err.index("label") < err.index("train")
     found = generated(tmp_path / "run")
     agreement = found.value("generated", "label_agreement")
@@ -284,10 +302,12 @@ def test_terms_and_labels_are_refused_before_any_request(serve: Make, make: Make
 
 
 def test_odd_texts_survive_and_half_a_surrogate_does_not(serve: Make, make: Make, tmp_path: Path) -> None:
-    odd = ["{{ 7*7 }} {0} ${HOME} ", "\x00\x1b[31m ", "<script>alert(1)</script> ", "\ud83d "]
-    script = writing.writes(lambda wanted, count: f"{odd[count % 4]}{wanted['label']} {(count + 2) ** 60}")
+    odd = ["{{ 7*7 }} {0} ${HOME} ", "\x00\x1b[31m ", "<script>alert(1)</script> "]
+    half = "\ud83d "
+    script = writing.writes(lambda wanted, count: f"{half if count == 4 else odd[count % 3]}{wanted['label']} {(count + 2) ** 60}")
     done = stillroom.run(make(serve(script)), run_dir=tmp_path / "run", until="generate")
     texts = [line["text"] for line in read_examples(done.folder)]
-    assert all(any(text.startswith(start.strip()) for text in texts) for start in odd[:3])
-    assert not any("\ud83d" in text for text in texts)
+    assert all(any(text.startswith(start.strip()) for text in texts) for start in odd)
+    assert not any(half.strip() in text for text in texts)
+    assert (len(texts), done.generated.asked_again) == (48, 1)
     assert np.isfinite([m.value for m in done.generated.measures]).all()

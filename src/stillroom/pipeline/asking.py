@@ -176,13 +176,19 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
 
 def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:
     """What is left to do, and what to change."""
-    assert budget is not None, "only a budget leaves rows waiting"
-    spent = {"usd": asked.usd, "requests": asked.requests, "tokens": asked.prompt_tokens + asked.completion_tokens}
+    tokens = asked.prompt_tokens + asked.completion_tokens
+    found = f"{waiting} of {asked.rows} {what} wait for an answer"
+    return budget_reached(budget, found, usd=asked.usd, requests=asked.requests, tokens=tokens)
+
+
+def budget_reached(budget: Budget | None, found: str, **spent: float | None) -> str:
+    """That a budget ended a stage: what was `spent` (usd, requests, tokens), what is `found`, and what to change."""
+    assert budget is not None, "only a budget leaves requests waiting"
     bounds = {name: most for name in spent if (most := getattr(budget, name)) is not None}
     used = ", ".join(f"{spent[name]:.6g} of {most:g} {name}" for name, most in bounds.items())
     return (
-        f"budget: reached, {used}: the next request might exceed it. {waiting} of {asked.rows} {what} wait for an answer. What "
-        f"was answered is kept: raise {' or '.join(f'budget.{name}' for name in bounds)}, and the same command goes on from there."
+        f"budget: reached, {used}: the next request might exceed it. {found}. What was answered is kept: raise "
+        f"{' or '.join(f'budget.{name}' for name in bounds)}, and the same command goes on from there."
     )
 
 

@@ -33,7 +33,8 @@ def estimate_labelling(job: Job, *, run_dir: Path | None = None, listener: Liste
         from stillroom.pipeline.asking import endpoint_of, open_store, question_of, tell, texts_of
         from stillroom.pipeline.label import pool_of
 
-        work = open_work(job, folder, listener or Silence())
+        # What `generation` would add costs requests to write: it is neither written nor counted here.
+        work = open_work(job.model_copy(update={"generation": None}), folder, listener or Silence())
         teacher, data = endpoint_of(work), work.dataset
         batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
         texts = list(dict.fromkeys(text for batch in batches for text in texts_of(batch)))

@@ -21,6 +21,7 @@ from stillroom.pipeline.folder import RunFolder
 from stillroom.pipeline.generated import EXAMPLES, PLAN, QUALITY, save_generated
 from stillroom.pipeline.progress import Listener
 from stillroom.pipeline.work import Work, check_against_data
+from stillroom.report.generated import summary
 from stillroom.spec.generation import GenerationSpec, complete
 from stillroom.spec.job import Job
 
@@ -76,21 +77,19 @@ def generate(work: Work) -> None:
     folder.begin(GENERATE)
     with counted(folder.count(GENERATE), inputs) as seconds:
         made = _write(work, around)
+        work.listener.say(summary(made)[0])
         _require_some(work, made)
         folder.finish(GENERATE, inputs, accepted=made.accepted, seconds=seconds())
 
 
 def _require_some(work: Work, made: Generated) -> None:
     """Raises StageFailed where the budget ended the stage, or nothing could be used: a run must not go on without what it asks for."""
+    from stillroom.pipeline.asking import budget_reached, endpoint_of
+
     if not made.complete:
-        assert work.job.budget is not None, "only a budget leaves requests waiting"
+        found = f"{made.accepted} of {made.planned} examples are there"
         spent = {"usd": made.usd, "requests": made.requests, "tokens": made.tokens}
-        bounds = {name: most for name in spent if (most := getattr(work.job.budget, name)) is not None}
-        used = ", ".join(f"{spent[name]:.6g} of {most:g} {name}" for name, most in bounds.items())
-        raise StageFailed(
-            f"generate: budget: reached, {used}: the next request might exceed it. {made.accepted} of {made.planned} examples are there "
-            f"and kept: raise {' or '.join(f'budget.{name}' for name in bounds)}, and the same command goes on from there."
-        )
+        raise StageFailed(f"generate: {budget_reached(endpoint_of(work).budget, found, **spent)}")
     if not made.accepted:
         failed = ", ".join(f"{count} {reason}" for counts in (made.unusable, made.removed) for reason, count in counts.items())
         remedy = "try teacher.structured: prompt, or tool" if made.unusable else "say in generation.vary what should differ"
