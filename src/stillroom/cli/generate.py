@@ -9,7 +9,11 @@ from stillroom.cli.stages import walk
 
 
 def generate(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None) -> None:
-    """Have the teacher write examples of the job, as `generation` asks for them. `stillroom run` does so first."""
+    """Have the teacher write examples of the job, as `generation` asks for them.
+
+    In a text classification `stillroom run` does so first, and they join the pool. Of a language model they are prompts: name the file
+    in data.source, with data.prompt: text, to have them answered.
+    """
     result = walk("generate", job_file, overrides, run_dir, allow_code=False)
     if result is not None:
         from stillroom.report.generated import summary

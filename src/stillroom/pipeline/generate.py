@@ -150,10 +150,8 @@ def _write(work: Work, around: Around) -> Generated:
     job, spec = work.job, work.job.generation
     assert spec is not None
     plan, remove = _plan(job, spec, around.specification), spec.remove
-    removal = Removal(
-        around.evaluation, [example.input for example in around.specification.examples], remove.near_duplicates, remove.min_words,
-        remove.max_words, remove.languages,
-    )  # fmt: skip
+    known = [*around.real, *(example.input for example in around.specification.examples)]
+    removal = Removal(around.evaluation, known, remove.near_duplicates, remove.min_words, remove.max_words, remove.languages)
     with open_store(work) as store:
         writer = _writer(work, store, around.specification)
         filled = fill(writer, plan, removal.reasons, rounds=spec.rounds, per_request=spec.per_request, seed=job.seed)

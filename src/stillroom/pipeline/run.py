@@ -104,6 +104,10 @@ def run(
         if until == GENERATE:
             generate_examples(job, folder, listener or Silence())
         else:
+            if job.generation is not None and job.task == "language-model" and folder.writes:
+                (listener or Silence()).say(
+                    "generation: prompts are written by `stillroom generate` alone; this run learns from data.source."
+                )
             work = family(job, "work").open_work(job, folder, listener or Silence(), allow_code)
             getattr(family(job, until), until)(work)
     return Run(replace(folder, path=folder.path.absolute()))
