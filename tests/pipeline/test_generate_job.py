@@ -23,12 +23,17 @@ import stillroom
 from stillroom.cli import main
 from stillroom.core.errors import BadInput, PolicyRefused, StageFailed
 from stillroom.core.generated import Generated
+from stillroom.pipeline.dry_run import estimate_labelling
 from stillroom.pipeline.folder import RunFolder
+from stillroom.pipeline.generate import generate_examples
 from stillroom.pipeline.generated import read_examples
 from stillroom.pipeline.label import label
 from stillroom.pipeline.progress import Silence
 from stillroom.pipeline.work import check_without_asking, open_work
+from stillroom.spec.generation import GenerationSpec
 from stillroom.spec.load import dump_job, job_from
+from stillroom.spec.specification import SpecificationSpec
+from stillroom.spec.teacher import EndpointTeacherSpec
 
 
 def _module(name: str, path: Path) -> Any:
@@ -290,8 +295,11 @@ def test_what_is_changed_is_written_anew_from_what_is_stored(serve: Make, make: 
 def test_terms_and_labels_are_refused_before_any_request(serve: Make, make: Make, tmp_path: Path) -> None:
     server = serve(lambda number, body: {"status": 500})
     vendor = make("https://api.openai.com/v1")
+    vendor = vendor.model_copy(update={"teacher": vendor.teacher.model_copy(update={"licence": None})})
     with pytest.raises(PolicyRefused):
-        stillroom.run(vendor.model_copy(update={"teacher": vendor.teacher.model_copy(update={"licence": None})}), run_dir=tmp_path / "run")
+        stillroom.run(vendor, run_dir=tmp_path / "run")
+    with pytest.raises(PolicyRefused):
+        generate_examples(vendor, RunFolder(tmp_path / "run"), Silence())
     near = {"near_misses": [{"label": "card_arrival", "towards": "pin_block", "share": 0.1}]}
     with pytest.raises(BadInput, match=r"generation\.near_misses\[0\]\.towards: = 'pin_block' is no label; did you mean 'pin_blocked'"):
         check_without_asking(make(server, generation=near, specification={"task": "Name the intent."}))
@@ -299,6 +307,13 @@ def test_terms_and_labels_are_refused_before_any_request(serve: Make, make: Make
         stillroom.run(make(server).model_copy(update={"generation": None}), run_dir=tmp_path / "run", until="generate")
     check_without_asking(make(server))
     assert server.number == 0
+
+
+def test_a_dry_run_writes_nothing(serve: Make, make: Make, model: Model, tmp_path: Path) -> None:
+    server = serve(model)
+    estimate = estimate_labelling(make(server), run_dir=tmp_path / "run")
+    assert (estimate.rows, server.number) == (60 + 45, 50)
+    assert not (tmp_path / "run" / "generated").exists()
 
 
 def test_odd_texts_survive_and_half_a_surrogate_does_not(serve: Make, make: Make, tmp_path: Path) -> None:
@@ -311,3 +326,31 @@ def test_odd_texts_survive_and_half_a_surrogate_does_not(serve: Make, make: Make
     assert not any(half.strip() in text for text in texts)
     assert (len(texts), done.generated.asked_again) == (48, 1)
     assert np.isfinite([m.value for m in done.generated.measures]).all()
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_of_a_language_model_prompts_are_written_that_no_held_out_one_gives_away(held_out: bool, serve: Make, tmp_path: Path) -> None:
+    prompts = [
+        f"tell me about the {thing} of {place}" for thing in ("rivers", "kings", "food") for place in ("Peru", "Chad", "Nepal", "Fiji")
+    ]
+    pd.DataFrame({"ask": prompts[:8], "answer": "yes"}).to_json(tmp_path / "train.jsonl", orient="records", lines=True)
+    pd.DataFrame({"ask": prompts[8:], "answer": "yes"}).to_json(tmp_path / "test.jsonl", orient="records", lines=True)
+    source = {"kind": "file", "train": "train.jsonl", **({"test": "test.jsonl"} if held_out else {})}
+    data = {"source": source, "prompt": "ask", "completion": "answer"}
+    own = {"kind": "huggingface", "model": "acme/m", "licence": "mit"}
+    job = job_from({"task": "language-model", "name": "asks", "data": data, "teacher": own, "student": {"kind": "huggingface"}}, tmp_path)
+    given = iter([*prompts, *(f"who wrote the {number} book of {number**7} pages" for number in range(100, 200))])
+    server = serve(writing.writes(lambda wanted, count: next(given)))
+    sections = {
+        "teacher": EndpointTeacherSpec(base_url=server.base_url, model="m", licence="mit"),
+        "specification": SpecificationSpec(task="Answer."),
+        "generation": GenerationSpec(examples=20, vary={"topic": {"land": None, "people": None}}),
+    }
+    folder = RunFolder(tmp_path / "run")
+    generate_examples(job.model_copy(update=sections), folder, Silence())
+    found, lines = generated(folder.path), read_examples(folder)
+    assert (found.accepted, found.removed["leak"]) == (20, 4 if held_out else 8)
+    assert found.removed.get("duplicate", 0) == (8 if held_out else 0), "what is learnt already need not be written again"
+    assert {line["text"] for line in lines} & set(prompts) == (set() if held_out else set(prompts[8:]))
+    assert Counter(line["with"]["topic"] for line in lines) == {"land": 10, "people": 10}
+    assert not any("label" in line for line in lines)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stillroom import __version__
 from stillroom.core.errors import BadInput, StageFailed
@@ -120,13 +120,18 @@ def _prompts(job: Job) -> tuple[list[str], list[str]]:
         raise BadInput.at("data.source.kind", f"= {source.kind!r}: generated prompts are held against those of a file; save them as one.")
 
     def read(path: str, place: str) -> list[str]:
-        prompts = read_prompts(Path(path), job.data, place=place)
-        return [
-            text if isinstance(text, str) else next((turn["content"] for turn in text if turn["role"] == "user"), "") for text in prompts
-        ]
+        return [text for prompt in read_prompts(Path(path), job.data, place=place) if (text := _first_words(prompt))]
 
     real = read(source.train, "data.source.train")
     return real, real if source.test is None else read(source.test, "data.source.test")
+
+
+def _first_words(prompt: Any) -> str:
+    """A prompt's text; of a conversation what its user says first."""
+    if isinstance(prompt, str):
+        return prompt
+    said = (turn.get("content") for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user")
+    return str(next(said, None) or "")
 
 
 def _inputs(work: Work, around: Around) -> str:
