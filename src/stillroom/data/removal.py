@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stillroom.data.decontamination import find_leaks
 from stillroom.data.duplicates import exact_duplicates, near_duplicates
@@ -70,9 +71,9 @@ def _open(found: Sequence[RemovalReason | None]) -> list[int]:
     return [i for i, reason in enumerate(found) if reason is None]
 
 
-def _repeats(stands_for: np.ndarray, start: int) -> list[bool]:
+def _repeats(stands_for: NDArray[np.int64], start: int) -> list[bool]:
     """From `start` on, whether a text stands behind an earlier one."""
-    return (stands_for != np.arange(len(stands_for)))[start:].tolist()
+    return [int(first) != i for i, first in enumerate(stands_for)][start:]
 
 
 def _readable(text: str) -> bool:

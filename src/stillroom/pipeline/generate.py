@@ -173,7 +173,12 @@ def _writer(work: Work, store: BlockStore, specification: Specification) -> Writ
 
     spec, teacher = work.job.generation, endpoint_of(work)
     assert spec is not None
-    parameters = replace(teacher.parameters, temperature=spec.sampling_temperature, max_tokens=spec.max_tokens, top_logprobs=None)
+    # Models that reason know the limit under another name, and refuse the usual one.
+    renamed = "max_completion_tokens" in teacher.parameters.extra
+    parameters = replace(
+        teacher.parameters, temperature=spec.sampling_temperature, top_logprobs=None, max_tokens=None if renamed else spec.max_tokens,
+        extra={**teacher.parameters.extra, **({"max_completion_tokens": spec.max_tokens} if renamed else {})},
+    )  # fmt: skip
     asker = ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener)
     return Writer(asker, parameters, specification, teacher.structured, teacher.asked_again)
 
@@ -189,6 +194,7 @@ def _quality(job: Job, plan: Plan, filled: Filled, spent: Spending, around: Arou
     labels = [each.cell.label for each in filled.examples if each.cell.label is not None]
     if (even := balance(labels, len(around.specification.labels))) is not None:
         measures.append(Measure(GENERATED, "label_balance", even, None, None, len(labels), 1))
+    usd = None if getattr(job.teacher, "prices", None) is None else spent.usd
     lacking = [(cell, wanted - accepted[cell]) for cell, wanted in plan.wanted.items() if accepted[cell] < wanted]
     lacking.sort(key=lambda each: -each[1])
     return Generated(
@@ -197,7 +203,7 @@ def _quality(job: Job, plan: Plan, filled: Filled, spent: Spending, around: Arou
         pairs=plan.pairs_met(plan.wanted), covered=plan.pairs_met(accepted),
         removed=dict(sum(filled.removed.values(), Counter()).most_common()), unusable=dict(filled.unusable.most_common()),
         repaired=filled.repaired, asked_again=filled.asked_again, rounds=filled.rounds, requests=spent.requests,
-        tokens=spent.tokens, usd=spent.usd if job.teacher.prices is not None else None, complete=filled.complete,
+        tokens=spent.tokens, usd=usd, complete=filled.complete,
         measures=tuple(measures), remarks=tuple(remarks),
     )  # fmt: skip
 

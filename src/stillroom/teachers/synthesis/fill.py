@@ -152,7 +152,9 @@ class _State:
 
     def _received(self, batches: Sequence[Sequence[Cell]], answers: Answers[Texts]) -> Iterator[Example]:
         for cells, texts in zip(batches, answers.values, strict=True):
-            for number, cell in enumerate(cells, start=1) if texts is not None else ():
+            if texts is None:
+                continue
+            for number, cell in enumerate(cells, start=1):
                 if text := texts.get(number, ""):
                     yield Example(text, cell)
                 else:
