@@ -211,10 +211,9 @@ def test_rows_without_a_label_for_an_answer_are_counted_shown_and_not_learnt_as_
 
 
 def test_too_few_answers_are_one_clear_error_and_asked_again_once_it_is_mended(serve: Make, make: Make, tmp_path: Path) -> None:
-    server = serve(lambda number, body: answer(number, body) if number % 5 == 0 else {"status": 400, "body": b'{"error": "no schema"}'})
-    with pytest.raises(
-        StageFailed, match=r"teacher: 64 of 80 rows of the transfer set have no answer .*\(64 bad-request\).*teacher\.structured"
-    ):
+    refused = {"status": 400, "body": b'{"error": "no schema"}'}
+    server = serve(lambda number, body: answer(number, body) if number % 5 == 0 else refused)
+    with pytest.raises(StageFailed, match=r"teacher: 64 of 80 rows of the transfer set have no answer .*\(64 bad-request\).*structured"):
         stillroom.run(make(server), run_dir=tmp_path / "run")
     assert not (tmp_path / "run" / "student").exists()
     server.script, before = answer, server.number

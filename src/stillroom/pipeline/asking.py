@@ -155,7 +155,7 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
     asked = Asked(
         rows=rows,
         answered=int(np.isfinite(found.probabilities).all(axis=1).sum()),
-        failed=dict(found.given_up),
+        failed={str(reason): count for reason, count in found.given_up.items()},
         repaired=found.answers.repaired.total(),
         asked_again=found.answers.asked_again.total(),
         off_labels=None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing)),
@@ -170,7 +170,8 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
     if rows - asked.answered > MOST_UNANSWERED * rows:
         work.folder.finish(_FAILED, "", again=True)
         raise StageFailed(_unanswered_words(asked, what))
-    work.folder.finish(_FAILED, "", again=False)
+    if again:
+        work.folder.finish(_FAILED, "", again=False)
     return Answers(found.probabilities, asked, asker.tally)
 
 

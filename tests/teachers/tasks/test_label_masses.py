@@ -127,7 +127,14 @@ def test_an_unseen_label_has_no_more_than_its_spellings_times_the_least_named() 
     masses = read("AB", ("AB", {"AB": 0.7, "CC": 1e-5, "x": 1e-6}))
     # 13 spellings begin ZZ: a space; Z and z, ZZ in four cases, each of them with a space or without.
     assert masses.upper[4] == pytest.approx(13e-6)
+    assert masses.upper[3] == pytest.approx(1e-5 + 12e-6)  # one of its spellings was named
     assert masses.probabilities[4] < 13e-6 / 0.7 * 1.01
+
+
+def test_the_mass_of_a_beginning_is_shared_by_the_labels_that_begin_so() -> None:
+    masses = read("BA", ("BA", {"BA": 0.6, "A": 0.3, "no": 0.1}))
+    np.testing.assert_allclose(masses.probabilities, np.array([0.15, 0.15, 0.6, 0, 0]) / 0.9, atol=1e-12)
+    np.testing.assert_allclose(masses.upper, [0.3, 0.3, 0.6, 0, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize("spelled", ["AB", " AB", "ab", "ĠAB", "▁aB"])

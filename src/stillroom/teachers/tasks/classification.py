@@ -232,7 +232,7 @@ def _check_logprobs(asker: Asker, requests: Sequence[ChatRequest]) -> None:
     asker.ask(requests)
     outcomes = [outcome for outcome in asker.outcomes(requests) if outcome is not None]
     choices = [outcome.choices[0] for outcome in outcomes if isinstance(outcome, Reply)]
-    if choices and not any(token.top for choice in choices for token in choice.logprobs or ()):
+    if choices and len(requests) == _FIRST_ROWS and not any(token.top for choice in choices for token in choice.logprobs or ()):
         words = f"= 'logprobs', but the server named no likely tokens in its first {len(choices)} answers; use answers: samples."
         raise BadInput.at(_PLACE, words)
     for outcome in outcomes:

@@ -70,6 +70,13 @@ def ask_until_usable(
     Raises:
         BadInput, EndpointStopped, StageFailed: as `durable.ask_all` does.
     """
+    return ask_rows_until_usable(asker, requests, lambda row, reply: read(reply), asked_again=asked_again)
+
+
+def ask_rows_until_usable(
+    asker: Asker, requests: Sequence[ChatRequest], read: Callable[[int, Reply], Reading[T]], *, asked_again: int = 2
+) -> Answers[T]:
+    """`ask_until_usable` where reading an answer takes its row: read(row, reply)."""
     rows = _Rows(len(requests), read)
     questions = {row: _Question(request, asked_again) for row, request in enumerate(requests)}
     standings = []
@@ -95,7 +102,7 @@ class _Question:
 class _Rows(Generic[T]):
     """What has come so far."""
 
-    def __init__(self, num_rows: int, read: Callable[[Reply], Reading[T]]) -> None:
+    def __init__(self, num_rows: int, read: Callable[[int, Reply], Reading[T]]) -> None:
         self._read = read
         self.values: list[T | None] = [None] * num_rows
         self.reasons: list[Reason | None] = [None] * num_rows
@@ -113,7 +120,7 @@ class _Rows(Generic[T]):
             reason, follow_up = outcome.reason, None
         else:
             try:
-                reading = self._read(outcome)
+                reading = self._read(row, outcome)
             except Unusable as wrong:
                 reason, follow_up = wrong.reason, _corrected(question.request, outcome.choices[0], wrong)
             else:
