@@ -97,3 +97,11 @@ def test_finished_and_abandoned_work_leaves_the_screen(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (12_000, "3 h 20 min")])
 def test_durations_are_read_at_a_glance(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_work_that_knows_more_than_counts_is_told_in_its_own_words() -> None:
+    terminal, said = speaking()
+    with terminal:
+        told = terminal.task("asking the teacher")
+        told(3, 10, "3 of 10 rows, 1.5/s, 0 failed, 2 retries, 77 tokens, 0.0001 USD, 5 s left")
+        until(lambda: "asking the teacher: 3 of 10 rows, 1.5/s, 0 failed, 2 retries, 77 tokens, 0.0001 USD, 5 s left" in said.getvalue())

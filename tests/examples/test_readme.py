@@ -93,6 +93,21 @@ def test_the_language_job_is_a_job(tmp_path: Path) -> None:
     assert (job.task, job.student.layers, job.training.learning_rate) == ("language-model", 8, 3e-4)
 
 
+def test_the_generation_goes_into_the_job_of_a_teacher_behind_an_endpoint(tmp_path: Path) -> None:
+    (generation,) = [block for block in BLOCKS if block.startswith("generation:")]
+    job = load_text(
+        "task: text-classification\n"
+        "data: {source: {kind: file, train: a.csv}, text: text, target: intent}\n"
+        "teacher: {kind: endpoint, base_url: 'http://127.0.0.1:8000/v1', model: m}\n"
+        "specification: {task: Sort., labels: [card_arrival, card_delivery_estimate]}\n"
+        f"student: {{kind: estimator, estimator: logistic-regression}}\n{generation}",
+        tmp_path,
+        "job",
+    )
+    assert job.generation is not None
+    assert job.generation.axes()["length"] == {"a few words": 0.5, "one sentence": 0.25, "several sentences": 0.25}
+
+
 def test_the_further_teacher_goes_into_the_bundled_language_job() -> None:
     (further,) = [block for block in BLOCKS if block.startswith("other_teachers:")]
     path = ROOT / "jobs" / "tiny-lm.yaml"

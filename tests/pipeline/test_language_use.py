@@ -119,11 +119,11 @@ def test_prompts_come_from_the_job_s_own_column(
     for file in ("rows.jsonl", "rows.txt"):
         out = tmp_path / "out.jsonl"
         asked = ("--file", tmp_path / file, "--new-tokens", 4, "--out", out)
-        assert call(capsys, monkeypatch, "generate", runs / name, *asked) == (0, "", "")
+        assert call(capsys, monkeypatch, "write", runs / name, *asked) == (0, "", "")
         written = [json.loads(line) for line in out.read_text().splitlines()]
         assert [line["text"] for line in written] == want
         assert [line["prompt"] for line in written] == (talks if name == "chat" and file == "rows.jsonl" else TEXTS)
-    assert call(capsys, monkeypatch, "generate", runs / name, *TEXTS, "--new-tokens", 4) == (0, "\n\n".join(want) + "\n", "")
+    assert call(capsys, monkeypatch, "write", runs / name, *TEXTS, "--new-tokens", 4) == (0, "\n\n".join(want) + "\n", "")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_what_cannot_be_written_is_one_line(
     arguments: tuple[object, ...], expected: str, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, *rest = arguments
-    code, out, err = call(capsys, monkeypatch, "generate", runs / str(run), *rest)
+    code, out, err = call(capsys, monkeypatch, "write", runs / str(run), *rest)
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert expected in err
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stillroom.core.generated import Generated, Unfilled
 from stillroom.core.records import (
     Calibration,
     Comparison,
@@ -108,6 +109,20 @@ LINEAGE = (
     ),
     Provenance("student", "job student", "estimator", "sr1-fd61", "not chosen", "waived"),
 )
+GENERATED = Generated(
+    planned=12_000, accepted=11_890, cells=210, unfilled_cells=4,
+    unfilled=tuple(Unfilled(f"balance_not_updated_after_bank_transfer (near pending_transfer), angry, {i}", 5, i) for i in range(4)),
+    pairs=300, covered=298, removed={"leak": 3, "near-duplicate": 70, "left-out": 1}, unusable={"not-json": 2}, repaired=1, asked_again=5,
+    rounds=4, requests=2500, tokens=1_200_000, usd=0.5,
+    measures=(
+        *(Measure(arm, "spread", value, value - 0.05, value + 0.05, 90, 1) for arm, value in (("generated", 0.71), ("real", 0.93))),
+        *(Measure(arm, "corpus_distinct_2", value, None, None, 90, 1) for arm, value in (("generated", 0.8), ("real", 0.9))),
+        Measure("generated", "two_sample_auc", 0.912, 0.88, 0.94, 490, 1),
+        Measure("generated", "label_agreement", 0.94, 0.93, 0.95, 11_890, 1),
+        Measure("generated", "label_agreement@hard", 0.81, 0.7, 0.9, 500, 1),
+        Measure("generated", "label_balance", 0.998, None, None, 11_890, 1),
+    ),
+)  # fmt: skip
 JOB: dict[str, Any] = {
     "name": "breast-cancer",
     "task": "tabular-classification",
@@ -134,6 +149,7 @@ def make_run(outcome: str = "helped", **changes: Any) -> ReportData:
         seconds={"label": 4031.24, "train": 0.5},
         environment={"python": "3.11.2", "processor": "a processor with quite a long name and no end in sight", "cores": "2"},
         waiver=WAIVER,
+        generated=GENERATED,
     )
     return replace(data, **changes)
 
@@ -186,6 +202,7 @@ def make_hostile_run() -> ReportData:
         notes=(HOSTILE,),
         environment={HOSTILE: HOSTILE},
         waiver=HOSTILE,
+        generated=replace(GENERATED, unfilled=(Unfilled(HOSTILE, 5, 0),), removed={HOSTILE: 1}, unusable={HOSTILE: 1}, remarks=(HOSTILE,)),
     )
 
 
@@ -282,6 +299,11 @@ def language_run() -> ReportData:
 @pytest.fixture
 def run() -> ReportData:
     return make_run()
+
+
+@pytest.fixture
+def generated() -> Generated:
+    return GENERATED
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from stillroom.cli import check, generate, init, predict, run, schema, stages, verify
+from stillroom.cli import check, generate, init, predict, run, schema, stages, verify, write
 from stillroom.core.errors import StillroomError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 INTERRUPTED = 130
-RESUMING = ("run", "label", "train", "evaluate", "export", "report")
+RESUMING = ("run", "generate", "label", "train", "evaluate", "export", "report")
 
 
 def _version(wanted: bool) -> None:
@@ -36,13 +36,14 @@ def _stillroom(version: bool = typer.Option(False, "--version", callback=_versio
 
 app.command("run")(run.run)
 app.command("check")(check.check)
+app.command("generate")(generate.generate)
 app.command("label")(stages.label)
 app.command("train")(stages.train)
 app.command("evaluate")(stages.evaluate)
 app.command("export")(stages.export)
 app.command("report")(stages.report)
 app.command("predict")(predict.predict)
-app.command("generate")(generate.generate)
+app.command("write")(write.write)
 app.command("verify")(verify.verify)
 app.command("init")(init.init)
 app.command("schema")(schema.schema)

@@ -37,7 +37,10 @@ def init(
     prompt: Annotated[str | None, typer.Option(help="language-model, instead of --text: the column of prompts.")] = None,
     completion: Annotated[str | None, typer.Option(help="language-model: the column of answers to the prompts.")] = None,
     messages: Annotated[str | None, typer.Option(help="language-model, instead of --text: the column of conversations.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="An estimator's name, or for text a model's folder or hub id.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="An estimator's name, for text a model's folder or hub id, or an OpenAI-compatible server's address.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With a server's address as the teacher: the model's name there.")] = None,
     student: Annotated[
         str | None,
         typer.Option(help="An estimator's name, for text 'teacher-layers', of a language model how many of the teacher's layers."),
@@ -61,9 +64,14 @@ def init(
         if task == "text-classification":
             text = text or _ask("text", "Text column", "text")
         teacher = teacher or _ask("teacher", "Teacher", TEACHERS[task])
-        teacher = _model_from(out.parent, teacher) if task == "text-classification" else teacher
-        student = student or _ask("student", "Student", STUDENTS[task])
-        content = job_text(task, data, target, text, teacher, student)
+        if task == "text-classification" and "://" in teacher:
+            model = model or _ask("model", "Model's name at that server", None)
+            student = student or _ask("student", "Student, a model's folder or hub id, or an estimator", TEACHERS[task])
+            content = endpoint_job_text(data, target, str(text), teacher, model, _student_from(out.parent, student))
+        else:
+            teacher = _model_from(out.parent, teacher) if task == "text-classification" else teacher
+            student = student or _ask("student", "Student", STUDENTS[task])
+            content = job_text(task, data, target, text, teacher, student)
 
     from stillroom.core.files import write_text
     from stillroom.pipeline.work import check_without_asking
@@ -86,6 +94,15 @@ def _model_from(folder: Path, model: str) -> str:
         return model
     path = _from(folder, model)
     return path if path[:1] in "./~$" else f"./{path}"
+
+
+def _student_from(folder: Path, student: str) -> str:
+    """The student of a teacher whose weights stay with its server, as a section: an estimator by its short name, else a model."""
+    from stillroom.models.estimators import SHORT_NAMES
+
+    if student in SHORT_NAMES["classification"]:
+        return f"{{kind: estimator, estimator: {student}}}"
+    return f"{{kind: huggingface, init: pretrained, model: {json.dumps(_model_from(folder, student))}}}"
 
 
 def _columns(data: str, given: dict[str, str | None]) -> dict[str, str]:
@@ -169,6 +186,41 @@ def job_text(task: str, data: str, target: str, text: str | None, teacher: str, 
         "evaluation:",
         "  seeds: 3                  # students trained; intervals cover their spread",
         f"  primary: {'r2' if regression else 'accuracy'}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def endpoint_job_text(data: str, target: str, text: str, base_url: str, model: str, student: str) -> str:
+    """The job file of a teacher behind an endpoint: what was asked for, and the keys that people change most, commented."""
+    quoted = json.dumps
+    lines = [
+        "# A Stillroom job. `stillroom schema` prints every key; `stillroom label FILE --dry-run` tells what it will cost.",
+        "task: text-classification",
+        "data:",
+        f"  source: {{kind: file, train: {quoted(data)}}}  # also: test, unlabeled (more rows without the target)",
+        f"  target: {quoted(target)}",
+        f"  text: {quoted(text)}",
+        "  split: {test: 0.25}       # share of rows kept for the evaluation, read once",
+        "teacher:  # a model behind an OpenAI-compatible server",
+        "  kind: endpoint",
+        f"  base_url: {quoted(base_url)}",
+        f"  model: {quoted(model)}",
+        "  # api_key_env: MY_KEY     # the variable that holds the key",
+        "  licence: unknown          # declare the model's: apache-2.0, mit, ...; a vendor's terms are known by its host",
+        "  answers: text             # or logprobs, samples: soft labels",
+        "  # max_tokens: 16          # of an answer; a budget in usd or tokens needs it",
+        "  # prices: {prompt: 0.15, completion: 0.60}  # US dollars per million tokens",
+        "specification:",
+        "  task: Say which one of the labels the text belongs to.  # as you would explain it to a new colleague",
+        "  # labels: {NAME: what it means, ...}  # default: the names in the data",
+        "# budget: {usd: 5.0}        # reaching it ends the run; a larger one goes on",
+        f"student: {student}  # small and fast: this is what ships",
+        "objective:",
+        "  temperature: 2.0          # softens the teacher's probabilities; 1 leaves them",
+        "  hard_label_weight: 0.1    # share of the true labels; 1 never looks at the teacher",
+        "evaluation:",
+        "  seeds: 3                  # students trained; intervals cover their spread",
+        "  primary: accuracy",
     ]
     return "\n".join(lines) + "\n"
 

@@ -16,7 +16,7 @@ def predict(
     """Predict for the rows of a file, with probabilities for a classification.
 
     Of a language model: how surprising each text is to it, nats_per_token (the mean of -log q of the next token), over so many
-    tokens; of prompts with completions and of conversations, the answers. `stillroom generate` has it write.
+    tokens; of prompts with completions and of conversations, the answers. `stillroom write` has it write.
     """
     from stillroom.pipeline.predict import predict_file
 

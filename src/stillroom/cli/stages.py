@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from stillroom.cli.options import AllowCode, JobFile, Overrides, RunDir
+from stillroom.cli.options import AllowCode, DryRun, JobFile, Overrides, RunDir
 
 if TYPE_CHECKING:
     from stillroom.pipeline.run import Run
 
 
-def label(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:
+def label(
+    job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False, dry_run: DryRun = False
+) -> None:
     """Ask the teacher; keep its answers in the knowledge store."""
-    _until("label", job_file, overrides, run_dir, allow_code)
+    if dry_run:
+        from stillroom.cli.dry_run import dry_run as tell_costs
+
+        tell_costs(job_file, overrides, run_dir)
+    else:
+        _until("label", job_file, overrides, run_dir, allow_code)
 
 
 def train(job_file: JobFile, overrides: Overrides = None, run_dir: RunDir = None, allow_code: AllowCode = False) -> None:

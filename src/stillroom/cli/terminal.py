@@ -11,7 +11,7 @@ from types import TracebackType
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from stillroom.core.protocols import Progress as Told
+from stillroom.pipeline.progress import Told
 
 SHOWN_AFTER_SECONDS = 2.0
 SAID_EVERY_SECONDS = 30.0
@@ -63,10 +63,10 @@ class Terminal:
         task, key = _Task(description), self._bars.add_task(description, total=None, state="")
         self._open[key] = task
 
-        def told(done: int, total: int) -> None:
+        def told(done: int, total: int, state: str = "") -> None:
             if key not in self._open:
                 return
-            task.tell(done, total)
+            task.tell(done, total, state)
             self._bars.update(key, completed=done, total=total, state=task.state())
             if done >= total:
                 self._close(key)
@@ -99,14 +99,17 @@ class _Task:
     first: int = 0
     done: int = 0
     total: int | None = None
+    words: str = ""
 
-    def tell(self, done: int, total: int) -> None:
+    def tell(self, done: int, total: int, words: str = "") -> None:
         if self.total is None:
             self.first, self.began = done, time.monotonic()
-        self.done, self.total = done, total
+        self.done, self.total, self.words = done, total, words
 
     def state(self) -> str:
-        """Counts, pace and time left, in words."""
+        """Counts, pace and time left, in words: the work's own, where it has any."""
+        if self.words:
+            return self.words
         seconds = time.monotonic() - self.began
         if self.total is None:
             return f"begun {duration(seconds)} ago"

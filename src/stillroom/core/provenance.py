@@ -23,3 +23,7 @@ class Provenance:
     conditions: tuple[str, ...] = ()
     source: str = ""
     checked_on: str = ""
+    provider: str = ""
+    """Of a teacher behind an endpoint: who answered, a vendor or a host."""
+    served: tuple[str, ...] = ()
+    """Of a teacher behind an endpoint: what its server called the model in its answers, each name once."""

@@ -291,6 +291,22 @@ _TERMS = (
         "https://legal.mistral.ai/terms",
         aliases=("mistral",),
     ),
+    Licence(
+        "microsoft-ai-terms",
+        "Microsoft Product Terms, generative AI services (Azure OpenAI)",
+        "forbidden",
+        ("The services may not be used to create, train or improve a similar or competing product or service.", _COMPETING),
+        "https://www.microsoft.com/licensing/terms/",
+        aliases=("azure-openai",),
+    ),
+    Licence(
+        "xai-terms",
+        "xAI terms of service",
+        "forbidden",
+        ("Output may not be used to develop models or services that compete with xAI, nor for distilling.", _COMPETING),
+        "https://x.ai/legal/terms-of-service",
+        aliases=("xai",),
+    ),
 )
 
 LICENCES: tuple[Licence, ...] = _OPEN + _WEIGHTS + _TERMS

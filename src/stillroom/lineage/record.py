@@ -75,4 +75,7 @@ def package_versions(names: Iterable[str] = RECORDED_PACKAGES) -> dict[str, str]
 
 
 def _plain(line: Provenance) -> dict[str, Any]:
-    return {**asdict(line), "conditions": list(line.conditions)}
+    content = {**asdict(line), "conditions": list(line.conditions)}
+    if not line.provider:  # no endpoint
+        return {name: value for name, value in content.items() if name not in ("provider", "served")}
+    return {**content, "served": list(line.served)}

@@ -14,6 +14,7 @@ _KINDS = {
     "tabular": "stillroom.models.tabular:load",
     "text": "stillroom.models.text:load",
     "language": "stillroom.models.language:load",
+    "endpoint": "stillroom.models.endpoint:load",
     "mean": "stillroom.models.mean:load",
     "calibrated": "stillroom.models.calibrated:load",
     "python": "stillroom.models.python:load",

@@ -22,6 +22,7 @@ from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.label import TransferSet
 from stillroom.pipeline.train import arms, curve_of, train
 from stillroom.pipeline.work import Work
+from stillroom.spec.teacher import EndpointTeacherSpec
 from stillroom.teachers.answers import ask
 
 
@@ -57,11 +58,11 @@ def evaluate_arms(work: Work, measure: Callable[[], tuple[Evidence, Details]]) -
 
 def _measure(work: Work, transfer: TransferSet) -> tuple[Evidence, Details]:
     job, data = work.job, work.dataset
-    predictions = _predict(work, transfer)
-    costs: list[Measure] = []
+    teacher, costs = _teacher_arm(work, transfer)
+    predictions = _predict(work, teacher)
     if job.evaluation.cost:
-        folders = {"teacher": work.folder.teacher, **{arm: work.folder.arm(arm, 0) for arm in arms(work)}}
-        costs = costs_of(work, folders)
+        here = () if isinstance(job.teacher, EndpointTeacherSpec) else ("teacher",)
+        costs += costs_of(work, {arm: work.folder.arm(arm, 0) for arm in (*here, *arms(work))})
     curves = {arm: curve_of(work, arm) for arm in arms(work)}
     return build_evidence(
         task=data.task, classes=data.classes, test=data.test, predictions=predictions, costs=costs, primary=job.primary,
@@ -92,14 +93,24 @@ def write_evidence(work: Work, evidence: Evidence, more: tuple[Measure, ...] = (
     return whole
 
 
-def _predict(work: Work, transfer: TransferSet) -> dict[str, list[NDArray[np.float64]]]:
+def _teacher_arm(work: Work, transfer: TransferSet) -> tuple[NDArray[np.float64], list[Measure]]:
+    """The teacher's answers to the test rows; and what it costs, where that is no matter of this machine."""
+    data = work.dataset
+    work.listener.say(f"asking every arm about {len(data.test)} test rows")
+    costs: list[Measure] = []
+    if isinstance(work.job.teacher, EndpointTeacherSpec):
+        from stillroom.pipeline.evaluate_endpoint import ask_test_rows
+
+        teacher, costs = ask_test_rows(work)
+    else:
+        teacher = ask(load_predictor(work.folder.teacher, allow_code=work.allow_code), data.test.features, data.classes)
+    return apply_calibration(teacher, transfer.calibration) if transfer.calibration.kept else teacher, costs
+
+
+def _predict(work: Work, teacher: NDArray[np.float64]) -> dict[str, list[NDArray[np.float64]]]:
     """Every arm's answers to the test rows; also kept in predictions.npz, for whoever wants to check the figures."""
     data = work.dataset
     features = data.test.features
-    work.listener.say(f"asking every arm about {len(data.test)} test rows")
-    teacher = ask(load_predictor(work.folder.teacher, allow_code=work.allow_code), features, data.classes)
-    if transfer.calibration.kept:
-        teacher = apply_calibration(teacher, transfer.calibration)
     predictions = {"teacher": [teacher]}
     for arm in arms(work):
         folders: list[Path] = [work.folder.arm(arm, i) for i in range(len(work.seeds))]

@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "knowledge"
 
     @property
+    def generated(self) -> Path:
+        """Examples that were written for the job, the plan with its coverage, their quality."""
+        return self.path / "generated"
+
+    @property
     def teacher(self) -> Path:
         return self.path / "teacher"
 

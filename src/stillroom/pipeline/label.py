@@ -19,6 +19,7 @@ from stillroom.models.calibrated import apply_calibration
 from stillroom.models.load import load_predictor
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.work import Work
+from stillroom.spec.teacher import EndpointTeacherSpec
 from stillroom.teachers.answers import ask
 from stillroom.teachers.build import build_teacher
 from stillroom.teachers.calibration import calibrate
@@ -54,6 +55,10 @@ def label(work: Work) -> TransferSet:
         PolicyRefused: the teacher's terms forbid it.
     """
     work.terms  # noqa: B018 - refuses before anything is spent
+    if isinstance(work.job.teacher, EndpointTeacherSpec):
+        from stillroom.pipeline.label_endpoint import label_endpoint
+
+        return label_endpoint(work)
     job, data = work.job, work.dataset
     inputs = work.inputs("label")
     record = work.folder.done("label", inputs, work.folder.teacher)
@@ -62,7 +67,7 @@ def label(work: Work) -> TransferSet:
         job.teacher, columns=data.columns, classes=data.classes, task=data.task, seed=job.seed, allow_code=work.allow_code,
         fine_tune=fine_tuner(work), work=work.scratch("teacher"), mode=job.labelling.mode,
     )  # fmt: skip
-    train, pool = data.train, _pool(work)
+    train, pool = data.train, pool_of(work)
     store = KnowledgeStore(job.labelling.store or work.folder.knowledge)
     with store:
         keeper = _Keeper(work, source, inputs)
@@ -79,7 +84,7 @@ def label(work: Work) -> TransferSet:
     leak = None if record["leak"] is None else LeakFinding(**record["leak"])
     answers = [known.values] if known_pool is None else [known.values, known_pool.values]
     corrected = apply_calibration(np.concatenate(answers), calibration) if calibration.kept else np.concatenate(answers)
-    return TransferSet(_together(train, pool), corrected, len(train), calibration, leak)
+    return TransferSet(together(train, pool), corrected, len(train), calibration, leak)
 
 
 class _Keeper:
@@ -163,7 +168,7 @@ def _conclude(work: Work, keeper: _Keeper, known: Knowledge) -> dict[str, Any]:
     }
 
 
-def _pool(work: Work) -> Batch | None:
+def pool_of(work: Work) -> Batch | None:
     """The pool without rows that are training rows too: the fitted teacher has seen those, with their labels."""
     pool = work.dataset.unlabeled
     if pool is None:
@@ -172,7 +177,8 @@ def _pool(work: Work) -> Batch | None:
     return pool.take(fresh) if len(fresh) else None
 
 
-def _together(train: Batch, pool: Batch | None) -> Batch:
+def together(train: Batch, pool: Batch | None) -> Batch:
+    """The training rows, then the pool's, without labels."""
     import pandas as pd
 
     if pool is None:

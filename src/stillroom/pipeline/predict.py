@@ -148,7 +148,7 @@ def predict_file(run_dir: Path, file: Path) -> str:
     return str(load(run_dir).predict_table(file).to_csv(index=False))
 
 
-def generate_file(
+def write_file(
     run_dir: Path, prompts: Sequence[str], file: Path | None, *, arm: str, listener: Listener, **settings: Any
 ) -> list[dict[str, Any]]:
     """ "prompt" and "text" of each prompt, given or in a file; settings as `StudentPredictor.generate`.

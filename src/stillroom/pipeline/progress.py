@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from stillroom.core.protocols import Progress
+
+class Told(Protocol):
+    """A `stillroom.core.protocols.Progress` that takes the state in words as well, from work that knows more than counts."""
+
+    def __call__(self, done: int, total: int, state: str = "") -> None: ...
 
 
 class Listener(Protocol):
@@ -18,7 +22,7 @@ class Listener(Protocol):
         """A finding that a person should read now."""
         ...
 
-    def task(self, description: str) -> Progress:
+    def task(self, description: str) -> Told:
         """A piece of work begins; the returned function is told how far it is."""
         ...
 
@@ -32,6 +36,6 @@ class Silence:
     def say(self, message: str) -> None:
         del message
 
-    def task(self, description: str) -> Progress:
+    def task(self, description: str) -> Told:
         del description
-        return lambda done, total: None
+        return lambda done, total, state="": None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stillroom.core.asking import Asked
 from stillroom.core.files import write_json, write_text
 from stillroom.core.fingerprint import folder_fingerprint
 from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck
@@ -16,8 +17,11 @@ from stillroom.lineage.record import lineage_record, package_versions
 from stillroom.pipeline.evaluate import test_reads
 from stillroom.pipeline.export import export
 from stillroom.pipeline.folder import STAGES, read_record
+from stillroom.pipeline.generate import GENERATE
+from stillroom.pipeline.generated import QUALITY, read_generated
 from stillroom.pipeline.terms import Terms, check_terms
 from stillroom.pipeline.work import Work
+from stillroom.report.asking import TEST_ROWS, TRANSFER_SET
 from stillroom.report.card import render_card
 from stillroom.report.data import ReportData
 from stillroom.report.page import render_report
@@ -29,8 +33,9 @@ def report(work: Work) -> None:
     exported = export(work)
     transfer = exported.transfer
     found = Found(
-        exported.evidence, _notes(work, transfer.num_labelled, len(transfer.batch)), transfer.leak, transfer.calibration, exported.parity
-    )
+        exported.evidence, _notes(work, transfer.num_labelled, len(transfer.batch)), transfer.leak, transfer.calibration, exported.parity,
+        _asking(work),
+    )  # fmt: skip
     write_report(work, found)
 
 
@@ -43,6 +48,7 @@ class Found:
     leak: LeakFinding | None = None
     calibration: Calibration | None = None
     parity: Mapping[str, ParityCheck] = field(default_factory=dict)
+    asking: Mapping[str, Asked] = field(default_factory=dict)
 
 
 def write_report(work: Work, found: Found) -> None:
@@ -53,6 +59,7 @@ def write_report(work: Work, found: Found) -> None:
     others = {name: f"label@{name}" for name in work.job.other_teachers}
     terms = check_terms(
         work.job, teacher=str(labelled.get("teacher", "")), data=work.data_fingerprint, student=folder_fingerprint(folder.student),
+        served=labelled.get("asked", {}).get("served", ()),
         other_teachers={name: str(read_record(folder.record(record)).get("teacher", "")) for name, record in others.items()},
     )  # fmt: skip
     write_json(folder.lineage, _lineage(work, terms))
@@ -65,17 +72,28 @@ def write_report(work: Work, found: Found) -> None:
         leak=found.leak,
         calibration=found.calibration,
         parity=found.parity,
+        asking=found.asking,
         notes=found.notes,
         seconds={
             stage: record["seconds"]
-            for stage in (STAGES[0], *others.values(), *STAGES[1:])
+            for stage in (GENERATE, STAGES[0], *others.values(), *STAGES[1:])
             if "seconds" in (record := read_record(folder.record(stage)))
         },
         environment=environment(),
+        generated=read_generated(folder) if work.job.generation is not None and (folder.generated / QUALITY).is_file() else None,
         waiver=None if terms.waiver is None else str(terms.waiver),
     )
     write_text(folder.report, render_report(data))
     write_text(folder.card, render_card(data))
+
+
+def _asking(work: Work) -> dict[str, Asked]:
+    """How a teacher behind an endpoint answered, as the stages recorded it."""
+    records = {
+        TRANSFER_SET: work.folder.done("label", work.inputs("label")),
+        TEST_ROWS: work.folder.done("asked-test", work.inputs("evaluate")),
+    }
+    return {what: Asked.from_json(record["asked"]) for what, record in records.items() if record and "asked" in record}
 
 
 def environment() -> dict[str, str]:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from stillroom.core.errors import BadInput, nearest
 from stillroom.core.files import write_text
+from stillroom.core.generated import Generated
 from stillroom.core.records import Evidence
 from stillroom.pipeline.folder import STAGES, RunFolder
+from stillroom.pipeline.generate import GENERATE, generate_examples
+from stillroom.pipeline.generated import read_generated
 from stillroom.pipeline.processes import check_processes, leads, parting
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.terms import check_job
@@ -34,6 +37,11 @@ class Run:
     def evidence(self) -> Evidence:
         """Every measure with its interval, and the verdict."""
         return Evidence.from_json(json.loads(self.folder.evidence.read_text(encoding="utf-8")))
+
+    @property
+    def generated(self) -> Generated:
+        """What was generated for the job, and how good it is."""
+        return read_generated(self.folder)
 
     @property
     def confidence(self) -> float:
@@ -74,7 +82,7 @@ def run(
         overrides: "key.path=value" each, for a job file.
         allow_code: let the job import Python objects of the user's.
         listener: who is told what goes on; default nobody.
-        until: the last stage: label, train, evaluate, export or report.
+        until: the last stage: generate (where the job has that section), label, train, evaluate, export or report.
 
     Raises:
         BadInput, PolicyRefused, MissingExtra, StageFailed: with place, value and remedy. What was finished is kept.
@@ -83,16 +91,23 @@ def run(
         job = load_job(Path(job), overrides)
     elif overrides:
         raise BadInput.at("overrides", "go with a job file; use job.model_copy(update=...) for a Job.")
-    if until not in STAGES:
-        raise BadInput.at("until", f"= {until!r} is no stage; {nearest(until, STAGES)}")
+    if until not in (GENERATE, *STAGES):
+        raise BadInput.at("until", f"= {until!r} is no stage; {nearest(until, (GENERATE, *STAGES))}")
     check_job(job)
     check_processes(job)
     folder = RunFolder(Path(run_dir) if run_dir is not None else Path("runs") / (job.name or "job"), writes=leads())
     if not folder.writes:
-        listener, until = None, min(until, "train", key=STAGES.index)
+        listener, until = None, until if until == GENERATE else min(until, "train", key=STAGES.index)
     with folder.locked(), parting():
         if folder.writes:
             write_text(folder.job, dump_job(job))
-        work = family(job, "work").open_work(job, folder, listener or Silence(), allow_code)
-        getattr(family(job, until), until)(work)
+        if until == GENERATE:
+            generate_examples(job, folder, listener or Silence())
+        else:
+            if job.generation is not None and job.task == "language-model" and folder.writes:
+                (listener or Silence()).say(
+                    "generation: prompts are written by `stillroom generate` alone; this run learns from data.source."
+                )
+            work = family(job, "work").open_work(job, folder, listener or Silence(), allow_code)
+            getattr(family(job, until), until)(work)
     return Run(replace(folder, path=folder.path.absolute()))

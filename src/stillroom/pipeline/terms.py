@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +18,17 @@ from stillroom.lineage.policy import (
     licence_from_model_card,
     student_provenance,
 )
+from stillroom.lineage.providers import endpoint_licence, provider_name
 from stillroom.models.locate import locate_model
 from stillroom.spec.data import FileSourceSpec, HubSourceSpec, SklearnSourceSpec, SourceSpec
 from stillroom.spec.job import Job
-from stillroom.spec.teacher import AnyTeacherSpec, EnsembleTeacherSpec, EstimatorTeacherSpec, HuggingFaceTeacherSpec
+from stillroom.spec.teacher import (
+    AnyTeacherSpec,
+    EndpointTeacherSpec,
+    EnsembleTeacherSpec,
+    EstimatorTeacherSpec,
+    HuggingFaceTeacherSpec,
+)
 
 BUNDLED_LICENCE = "BSD-3-Clause"
 """scikit-learn's own, under which its bundled data sets are distributed."""
@@ -59,6 +66,11 @@ def check_job(job: Job) -> Terms:
         PolicyRefused: the terms of the teacher or the data forbid the job.
     """
     problems = [*_file_problems(job), *_fitted_problems(job.teacher, "teacher"), *_model_problems(job)]
+    if isinstance(job.teacher, EndpointTeacherSpec):
+        from stillroom.teachers.endpoint.build import build_endpoint_teacher
+
+        with collecting(problems):
+            build_endpoint_teacher(job.teacher, job.budget)
     with collecting(problems):
         terms = check_terms(job)
     if problems:
@@ -67,10 +79,19 @@ def check_job(job: Job) -> Terms:
 
 
 def check_terms(
-    job: Job, *, teacher: str = "", other_teachers: Mapping[str, str] | None = None, data: str = "", student: str = ""
+    job: Job,
+    *,
+    teacher: str = "",
+    other_teachers: Mapping[str, str] | None = None,
+    data: str = "",
+    student: str = "",
+    served: Sequence[str] = (),
 ) -> Terms:
     """The lineage of a job whose teacher, other teachers (by name), data and student have these fingerprints ("" while they are
     not known). Every teacher's terms can refuse the job; the student that ships is bound by those of its own.
+
+    Args:
+        served: what an endpoint's server called the model in its answers.
 
     Raises:
         BadInput, PolicyRefused: as `check_job`.
@@ -81,7 +102,7 @@ def check_terms(
     rows = check_data_licence(name=name, kind=job.data.source.kind, fingerprint=data, licence=job.data.licence or licence, waiver=waiver)
     teachers = {"teacher": job.teacher, **{f"other_teachers.{name}": spec for name, spec in job.other_teachers.items()}}
     lines, *others = for_each(lambda place: _teacher_terms(teachers[place], place, rows, waiver), teachers)
-    lines[-1] = replace(lines[-1], fingerprint=teacher)
+    lines[-1] = replace(lines[-1], fingerprint=teacher, served=tuple(served))
     prints = other_teachers or {}
     compared = [
         replace(line, role="other teacher", fingerprint=prints.get(name, ""))
@@ -125,17 +146,19 @@ def _teacher_terms(spec: AnyTeacherSpec, place: str, data: Provenance, waiver: W
     fitted_here = (
         isinstance(spec, EstimatorTeacherSpec) and spec.estimator is not None and _package(spec.estimator) not in PRETRAINED_PACKAGES
     )
+    endpoint = spec if isinstance(spec, EndpointTeacherSpec) else None
+    licence = spec.licence or _licence_of_folder(spec, place)
     line = check_teacher_licence(
         name=teacher_name(spec),
         kind=spec.kind,
         fingerprint="",
-        licence=spec.licence or _licence_of_folder(spec, place),
+        licence=licence if endpoint is None else endpoint_licence(endpoint.base_url, licence, place=f"{place}.licence"),
         place=f"{place}.licence",
         fitted_here=fitted_here,
         data=data,
         waiver=waiver,
     )
-    return [line]
+    return [line if endpoint is None else replace(line, provider=provider_name(endpoint.base_url))]
 
 
 def teacher_name(spec: AnyTeacherSpec) -> str:
@@ -183,7 +206,7 @@ def _model_problems(job: Job) -> Iterator[Problem]:
     others = ((f"other_teachers.{name}.model", spec) for name, spec in job.other_teachers.items())
     for place, section in (("teacher.model", job.teacher), *others, ("student.model", job.student)):
         name = getattr(section, "model", None)
-        if name is None:
+        if name is None or isinstance(section, EndpointTeacherSpec):
             continue
         folder = Path(name)
         if not folder.is_absolute():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -17,8 +18,9 @@ from stillroom.pipeline.folder import RunFolder
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.terms import check_job, check_terms
 from stillroom.spec.job import Job
+from stillroom.spec.specification import SpecificationSpec
 from stillroom.spec.student import EstimatorStudentSpec
-from stillroom.spec.teacher import EstimatorTeacherSpec, LabellingSpec
+from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, EstimatorTeacherSpec, LabellingSpec
 
 if TYPE_CHECKING:
     from stillroom.pipeline.terms import Terms
@@ -46,6 +48,18 @@ class Work:
 
     @cached_property
     def dataset(self) -> Dataset:
+        """The job's examples. Where it generates some, that comes first, and they are in the pool."""
+        if self.job.generation is None:
+            return self.given
+        from stillroom.pipeline.generate import generate
+        from stillroom.pipeline.generated import with_generated
+
+        generate(self)
+        return with_generated(self.given, self.folder)
+
+    @cached_property
+    def given(self) -> Dataset:
+        """The examples of the `data` section alone."""
         from stillroom.data.build import build_dataset
 
         dataset = build_dataset(self.job.data, task=self.job.task, seed=self.job.seed)
@@ -71,10 +85,10 @@ class Work:
         stages before it. An `arm` of another teacher's has that teacher's section among them, and the main arms have not."""
         job, other = self.job, other_teacher(arm)
         sections: dict[str, list[Any]] = {
-            "label": [job.task, job.seed, job.teacher, _asked(job.labelling)],
+            "label": [job.task, job.seed, _answering(job.teacher), _asked(job.labelling), *_given(job.specification)],
             "student": [job.student, job.objective, job.training],  # one of them: more seeds leave those that are trained
             "train": [job.evaluation.seeds, job.evaluation.control, *([job.other_teachers] if job.other_teachers else [])],
-            "evaluate": [job.evaluation],
+            "evaluate": [job.evaluation, *_given(getattr(job.teacher, "prices", None))],
             "export": [job.export],
             "report": [job.policy, job.name],
         }
@@ -92,20 +106,24 @@ def check_against_data(work: Work) -> None:
     """What a job can get wrong about its data and its estimators, found before anything is fitted or asked.
 
     Raises:
-        BadInput: a slice of a column that the data lacks; an estimator that cannot be built.
+        BadInput: a slice of a column that the data lacks; an estimator that cannot be built; a specification of other labels.
     """
-    names = [column.name for column in work.dataset.columns]
+    names = [column.name for column in work.given.columns]
     if unknown := [name for name in work.job.evaluation.slices if name not in names]:
         raise BadInput(Problem("evaluation.slices", f"= {name!r} is no feature; {nearest(name, names)}") for name in unknown)
     teacher, student = work.job.teacher, work.job.student
+    if work.job.specification is not None and (wrong := list(_label_problems(work.job.specification, work.given.classes))):
+        raise BadInput(wrong)
+    if work.job.generation is not None and (wrong := list(work.job.generation.label_problems(work.given.classes))):
+        raise BadInput(wrong)
     if isinstance(teacher, EstimatorTeacherSpec) and teacher.estimator is not None:
         from stillroom.models.estimators import resolve_estimator
 
-        resolve_estimator(teacher.estimator, teacher.params, task=work.dataset.task, seed=work.job.seed, place="teacher")
+        resolve_estimator(teacher.estimator, teacher.params, task=work.given.task, seed=work.job.seed, place="teacher")
     if isinstance(student, EstimatorStudentSpec):
         from stillroom.students.estimators import build_student
 
-        build_student(student, task=work.dataset.task, columns=work.dataset.columns, seed=work.job.seed)
+        build_student(student, task=work.given.task, columns=work.given.columns, seed=work.job.seed)
 
 
 def check_without_asking(job: Job) -> None:
@@ -132,6 +150,33 @@ def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool 
 def _asked(labelling: LabellingSpec) -> LabellingSpec:
     """What of the section shapes the answers: not where they are kept, nor how many are asked at once."""
     return labelling.model_copy(update={"store": None, "batch_size": 1, "batch_tokens": 1})
+
+
+def _label_problems(specification: SpecificationSpec, classes: tuple[str, ...]) -> Iterator[Problem]:
+    """Where the specification and the data speak of different labels."""
+    if specification.labels:
+        for name in [name for name in classes if name not in specification.labels]:
+            yield Problem("specification.labels", f"lack {name!r}, which rows of the data have; define it.")
+        for name in [name for name in specification.labels if name not in classes]:
+            yield Problem("specification.labels", f"name {name!r}, which no row of the data has; {nearest(name, classes)}")
+    for i, example in enumerate(specification.examples):
+        if not specification.labels and example.output not in classes:
+            yield Problem(
+                f"specification.examples[{i}].output", f"= {example.output!r} is no label; {nearest(str(example.output), classes)}"
+            )
+
+
+def _answering(teacher: AnyTeacherSpec) -> AnyTeacherSpec:
+    """What of the section shapes the answers: of an endpoint not its account, its pace or its prices."""
+    if not isinstance(teacher, EndpointTeacherSpec):
+        return teacher
+    pace = {name: EndpointTeacherSpec.model_fields[name].default for name in ("max_concurrency", "timeout_seconds", "max_attempts")}
+    return teacher.model_copy(update={"api_key_env": None, "prices": None, **pace})
+
+
+def _given(section: Any) -> list[Any]:
+    """A section that few jobs have: the fingerprints of the others do not know of it."""
+    return [] if section is None else [section]
 
 
 def _plain(section: Any) -> Any:

@@ -10,6 +10,7 @@ import yaml
 
 from stillroom.core.records import Evidence, Measure, Provenance
 from stillroom.report import words
+from stillroom.report.asking import as_served, asking_words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import percent, shown, shown_range, style
 from stillroom.report.teachers import CAUTION, domains_of, level_words, which_teacher
@@ -115,6 +116,7 @@ def _own_limits(data: ReportData) -> list[str]:
     limits = [
         "The student inherits the teacher's errors and biases where it agrees with it; see the groups and disagreements in report.html.",
         *data.notes,
+        *asking_words(data.asking),
     ]
     if data.leak is not None and data.leak.leaks and data.setting("labelling", "mode") == "in-sample":
         limits.append(data.leak.message)
@@ -131,8 +133,9 @@ def _lineage_line(line: Provenance) -> str:
     if line.role == "student":
         text = f"- **student** {_plain(line.name)} ({_plain(line.kind)}): {licence}, within terms that are {line.output_training}."
     checked = f", {'read ' if line.checked_on[:1].isdigit() else ''}{line.checked_on}" if line.checked_on else ""
+    answered = [f"Answered by {line.provider}{as_served(line)}"] if line.provider else []
     source = [f"Source: {line.source}{checked}"] if line.source else []
-    return "\n".join([text, *(f"  - {_plain(sentence)}" for sentence in (*line.conditions, *source))])
+    return "\n".join([text, *(f"  - {_plain(sentence)}" for sentence in (*line.conditions, *answered, *source))])
 
 
 def _training(data: ReportData) -> str:
@@ -162,7 +165,7 @@ def _use(data: ReportData) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("path/to/run/student")\n'
             f"{prompt}\n"
             "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0], skip_special_tokens=True))\n```\n\n"
-            "transformers alone loads it. `stillroom generate` writes without code; `lineage.json` says who taught what."
+            "transformers alone loads it. `stillroom write` writes without code; `lineage.json` says who taught what."
         )
     return (
         '```python\nimport stillroom\n\nstudent = stillroom.load("path/to/run")\nstudent.predict(table)\n```\n\n'

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stillroom.core.asking import Asked
+from stillroom.core.generated import Generated
 from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck, Provenance
 
 
@@ -19,6 +21,8 @@ class ReportData:
         provenance: the lines of the lineage: teachers, data, student.
         leak: None for a teacher that was not fitted on the rows.
         calibration: None where the job asked for none.
+        generated: what the teacher wrote for the job; None where it was not asked to.
+        asking: "transfer set", "test rows" -> how a teacher behind an endpoint answered them.
         parity: export format -> its check.
         notes: findings that a reader must see, one sentence each.
         seconds: stage -> seconds of work over all attempts.
@@ -33,6 +37,8 @@ class ReportData:
     provenance: tuple[Provenance, ...] = ()
     leak: LeakFinding | None = None
     calibration: Calibration | None = None
+    asking: Mapping[str, Asked] = field(default_factory=dict)
+    generated: Generated | None = None
     parity: Mapping[str, ParityCheck] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["share", "score", "amount", "seconds", "bytes", "rate", "tokens", "count", "tiny"]
+Kind = Literal["share", "score", "amount", "seconds", "bytes", "rate", "tokens", "count", "tiny", "usd"]
 Group = Literal["quality", "fidelity", "writing", "worth", "cost", "export"]
 
 NARROW_SPACE = "\u202f"
@@ -46,6 +46,13 @@ STYLES: dict[str, Style] = {
     "distinct_2": Style("Different word pairs", "share", "", "writing", "within a text"),
     "distinct_3": Style("Different word triples", "share", "", "writing", "within a text"),
     "self_similarity": Style("Self-similarity", "share", "", "writing", "word pairs that two texts of an arm share"),
+    "corpus_distinct_1": Style("Different words, all texts", "share", "", "writing", "in as many words as the smaller side has"),
+    "corpus_distinct_2": Style("Different word pairs, all texts", "share", "", "writing", "over all texts of a side"),
+    "corpus_distinct_3": Style("Different word triples, all texts", "share", "", "writing", "over all texts of a side"),
+    "spread": Style("Spread", "score", "", "writing", "mean distance of two texts by their words; 1 is nothing in common"),
+    "two_sample_auc": Style("Told apart from real texts", "score", "lower", "writing", "AUC of a model; 0.5 is chance"),
+    "label_balance": Style("Balance of the labels", "score", "higher", "writing", "1 is an equal share each"),
+    "label_agreement": Style("Of the intended label", "share", "higher", "writing", "by the teacher, asked anew"),
     "narrowing": Style("Narrowing", "share", "lower", "writing", "self-similarity above the teacher\u2019s"),
     "retention": Style("Retention", "share", "higher", "worth", "the teacher\u2019s quality that is kept"),
     "gap_closed": Style("Gap closed", "share", "higher", "worth", f"0{NARROW_SPACE}% is the control, 100{NARROW_SPACE}% the teacher"),
@@ -57,6 +64,8 @@ STYLES: dict[str, Style] = {
     "time_to_first_token_p99_seconds": Style("Time to first token, 99th percentile", "seconds", "lower", "cost", "one prompt a call"),
     "generated_tokens_per_second": Style("Generation", "tokens", "higher", "cost", "one text at a time"),
     "scored_tokens_per_second": Style("Reading", "tokens", "higher", "cost", "texts in batches"),
+    "tokens_per_row": Style("Tokens a row", "amount", "lower", "cost", "of prompt and answer, as the server counted them"),
+    "usd_per_1000_rows": Style("Price of 1000 rows", "usd", "lower", "cost", "US dollars, at the job\u2019s prices"),
     "peak_memory_bytes": Style("Peak memory", "bytes", "lower", "cost", "of the whole process"),
     "size_bytes": Style("Size on disk", "bytes", "lower", "cost"),
     "parameters": Style("Parameters", "count", "lower", "cost"),
@@ -110,6 +119,16 @@ def shown_work(seconds: float) -> str:
     return f"{_fixed(seconds, 1)}{NARROW_SPACE}s"
 
 
+def shown_share(value: float) -> str:
+    """A share: "3.1 %"."""
+    return f"{_fixed(100 * value, 1)}{NARROW_SPACE}%"
+
+
+def shown_usd(value: float) -> str:
+    """An amount of money in US dollars."""
+    return f"{_significant(value)}{NARROW_SPACE}USD"
+
+
 def shown_range(measure: str, low: float, high: float, *, like: float | None = None) -> str:
     """Two bounds in one unit, the unit once."""
     unit_of = high if like is None else like
@@ -154,7 +173,9 @@ def parts(measure: str, value: float, *, like: float | None = None) -> tuple[str
             factor, unit = _unit(unit_of, [(1.0, "tokens/s"), (1e3, "k tokens/s"), (1e6, "M tokens/s")])
             return _significant(value / factor), unit
         case "count":
-            return _grouped(round(value)), ""
+            return grouped(round(value)), ""
+        case "usd":
+            return _significant(value), "USD"
         case "tiny":
             return _power_of_ten(value), ""
         case "amount":
@@ -190,7 +211,7 @@ def _significant(value: float, digits: int = 3, *, whole: bool = False) -> str:
     rounded = round(abs(value), places)
     # Rounding may have added a digit: 0.9996 is 1.00, not 1.000.
     places = max(digits - 1 - math.floor(math.log10(rounded)), least)
-    text = _grouped(round(rounded)) if places <= 0 else f"{rounded:.{places}f}"
+    text = grouped(round(rounded)) if places <= 0 else f"{rounded:.{places}f}"
     return f"{MINUS}{text}" if value < 0 else text
 
 
@@ -201,5 +222,6 @@ def _power_of_ten(value: float) -> str:
     return f"{number}{NARROW_SPACE}\u00d7{NARROW_SPACE}10{str(int(power)).translate(_SUPERSCRIPTS)}"
 
 
-def _grouped(value: int) -> str:
+def grouped(value: int) -> str:
+    """A count: "1234", "12 345"."""
     return f"{value:,}".replace(",", NARROW_SPACE) if abs(value) >= 10_000 else str(value)

@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
-from stillroom.report import plots, teachers, words
+from stillroom.report import generated, plots, teachers, words
+from stillroom.report.asking import as_served, asking_words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import GROUP_TITLES, STYLES, explanation, percent, ratio, shown, shown_range, shown_work, style
 
@@ -58,9 +59,11 @@ _COSTS = (
     "size_bytes",
     "peak_memory_bytes",
     "throughput_1024_rows_per_second",
+    "usd_per_1000_rows",
     "generated_tokens_per_second",
 )
 _SHOWN_CELLS = 4
+_OVER_NETWORK = "a model behind an endpoint; its times are those of the real requests, many at once, network included"
 
 
 def render_report(data: ReportData) -> str:
@@ -132,6 +135,8 @@ def _findings(data: ReportData) -> dict[str, Any]:
         "cases_summary": _cases_summary(disagreements, task),
         "leak": None if data.leak is None else _leak(data.leak, in_sample=data.setting("labelling", "mode") == "in-sample"),
         "calibration": None if data.calibration is None else data.calibration.message,
+        "asking": asking_words(data.asking),
+        "generated": generated.section(data.generated, data.setting("evaluation", "confidence")),
         "parity": [
             {
                 "format": name,
@@ -153,7 +158,8 @@ def _findings(data: ReportData) -> dict[str, Any]:
 def _meaning(arm: str, data: ReportData) -> str:
     """What an arm is, in a clause; "" where its name says it."""
     if not (name := other_teacher(arm)):
-        return ARM_MEANINGS.get(arm, "")
+        over_network = arm == "teacher" and data.setting("teacher", "kind") == "endpoint"
+        return _OVER_NETWORK if over_network else ARM_MEANINGS.get(arm, "")
     if arm != teacher_of(arm):
         return f"the same student, taught by {teacher_of(arm)}"
     return f"another teacher: {data.setting('other_teachers', name, 'name') or data.setting('other_teachers', name, 'model')}"
@@ -185,7 +191,8 @@ def _contents(data: ReportData) -> list[tuple[str, str]]:
         ("reliability", "Reliability", any(_of_main(details.reliability).values())),
         ("disagreements", "Disagreements", bool(details.disagreements)),
         ("slices", "Groups", bool(details.slices)),
-        ("teacher", "Teacher", data.leak is not None or data.calibration is not None),
+        ("teacher", "Teacher", data.leak is not None or data.calibration is not None or bool(data.asking)),
+        ("generated", "Generated examples", data.generated is not None),
         ("exports", "Exports", bool(data.parity)),
         ("lineage", "Lineage", bool(data.provenance)),
         ("notes", "Notes", bool(data.notes)),
@@ -377,6 +384,7 @@ def _line(line: Provenance) -> dict[str, Any]:
         "permission": PERMISSIONS[line.role][line.output_training],
         "conditions": line.conditions,
         "source": line.source,
+        "answered_by": f"{line.provider}{as_served(line)}" if line.provider else "",
         "links": line.source.startswith("https://"),
         "checked": f"read {line.checked_on}" if is_dated else line.checked_on,
         "fingerprint": line.fingerprint,

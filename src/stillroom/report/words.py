@@ -59,6 +59,12 @@ def against_teacher(evidence: Evidence) -> str:
         sentences.append(f"It answers a row in {speed}.")
     if speed := _compared(evidence, "time_to_first_token_p50_seconds", "after", "faster", "slower"):
         sentences.append(f"Its first token comes after {speed}.")
+    if price := evidence.value("teacher", "usd_per_1000_rows"):
+        rate = evidence.value("student", "throughput_1024_rows_per_second")
+        instead = (
+            "" if rate is None else f"; the student answers as many in {shown('latency_p50_seconds', 1000 / rate.value)} of this machine"
+        )
+        sentences.append(f"1000 rows cost {shown('usd_per_1000_rows', price.value)} at the teacher\u2019s endpoint{instead}.")
     if size := _compared(evidence, "size_bytes", "", "smaller", "larger"):
         sentences.append(f"On disk it takes {size}.")
     return " ".join(sentences)

@@ -7,7 +7,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    ValidationInfo,
+)
 
 from stillroom.core.registry import is_plugin
 
@@ -21,25 +30,31 @@ class Spec(BaseModel):
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 
 
+def _fill_variable(value: str) -> tuple[str, bool]:
+    """The text with the variable at its start filled in, and whether the environment had it."""
+    match = _VARIABLE.match(value)
+    if match is None:
+        if "${" in value:
+            raise ValueError(f"= {value!r}: a variable is written ${{NAME}} or ${{NAME:-default}}, and stands at the start.")
+        return value, False
+    name, default = match["name"], match["default"]
+    if content := os.environ.get(name):  # an empty one counts as unset, as in a shell
+        return content + value[match.end() :], True
+    if default is None:
+        raise ValueError(f"the variable {name} is not set; set it, or give a default: ${{{name}:-default}}.")
+    return default + value[match.end() :], False
+
+
 def _resolve_path(value: object, info: ValidationInfo) -> object:
     """What the file says is relative to the file; what the environment says is relative to the working directory."""
     if isinstance(value, Path):
         value = str(value)
     if not isinstance(value, str):
         return value
-    folder = Path((info.context or {}).get("folder", "."))
     if not value:
         raise ValueError("is empty; give a path, or leave the key out.")
-    if match := _VARIABLE.match(value):
-        name, default = match["name"], match["default"]
-        if content := os.environ.get(name):  # an empty one counts as unset, as in a shell
-            value, folder = content + value[match.end() :], Path()
-        elif default is not None:
-            value = default + value[match.end() :]
-        else:
-            raise ValueError(f"the variable {name} is not set; set it, or give a default: ${{{name}:-folder}}.")
-    elif "${" in value:
-        raise ValueError(f"= {value!r}: a variable is written ${{NAME}} or ${{NAME:-default}}, and stands at the start of the path.")
+    value, from_environment = _fill_variable(value)
+    folder = Path() if from_environment else Path((info.context or {}).get("folder", "."))
     if "://" in value:
         return value
     return os.path.normpath((folder / os.path.expanduser(value)).absolute())  # noqa: PTH111 - Path's raises where ~NAME is nobody
@@ -55,6 +70,14 @@ def _resolve_model(value: object, info: ValidationInfo) -> object:
 
 ModelName = Annotated[str, BeforeValidator(_resolve_model)]
 """A hub id or "package:NAME/FOLDER" as it stands, or a folder: a path that begins with `/`, `./`, `../`, `~` or a variable."""
+
+
+def _fill_address(value: object) -> object:
+    return _fill_variable(value)[0].strip() if isinstance(value, str) else value
+
+
+WebAddress = Annotated[str, BeforeValidator(_fill_address)]
+"""A URL; `${NAME}` and `${NAME:-default}` at its start are taken from the environment."""
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """A list of names; YAML has no tuples."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stillroom.spec.base import Count, Params, Spec, described
+from stillroom.spec.base import Count, Params, Spec, WebAddress, described
 from stillroom.spec.specification import Words
 
 Price = Annotated[float, Field(ge=0)]
@@ -30,7 +30,7 @@ class BudgetSpec(Spec):
 class EndpointFields(Spec):
     """Where an endpoint is and how it is asked: the fields of `EndpointTeacherSpec` beside a teacher's own."""
 
-    base_url: Words = described("The server's address up to and with the version, such as https://api.example.com/v1.")
+    base_url: WebAddress = described("The server's address up to and with the version, such as https://api.example.com/v1.")
     model: Words = described("The model's name, as the server knows it.")
     api_key_env: Words | None = described("The environment variable that holds the key; absent: the server wants none.", default=None)
     answers: Literal["text", "logprobs", "samples"] = described(

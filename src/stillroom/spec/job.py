@@ -14,12 +14,13 @@ from stillroom.spec.data import DataSpec
 from stillroom.spec.endpoint import BudgetSpec
 from stillroom.spec.evaluation import EvaluationSpec
 from stillroom.spec.export import ExportSpec
+from stillroom.spec.generation import GenerationSpec
 from stillroom.spec.language import language_problems, only_for_language_models
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
 from stillroom.spec.specification import SpecificationSpec
-from stillroom.spec.student import AnyStudentSpec
-from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
+from stillroom.spec.student import AnyStudentSpec, HuggingFaceStudentSpec
+from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, EnsembleTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
 from stillroom.spec.training import TrainingSpec
 
 JobTask = Literal["tabular-classification", "tabular-regression", "text-classification", "language-model"]
@@ -42,6 +43,9 @@ class Job(Spec):
         default={},
     )
     specification: SpecificationSpec | None = described("With teacher.kind: endpoint, what it is asked to do.", default=None)
+    generation: GenerationSpec | None = described(
+        "With teacher.kind: endpoint, examples that it writes; they join the pool of a text-classification job.", default=None
+    )
     budget: BudgetSpec | None = described("With teacher.kind: endpoint, what may be spent.", default=None)
     student: AnyStudentSpec
     labelling: LabellingSpec = LabellingSpec()
@@ -95,8 +99,11 @@ class Job(Spec):
         """What goes wrong between a teacher behind an endpoint, what it is asked and what it may cost."""
         if self.specification is not None:
             yield from self.specification.problems()
+        if self.generation is not None:
+            yield from self._generation_problems(self.generation)
         if not isinstance(self.teacher, EndpointTeacherSpec):
-            for name in ("specification", "budget"):
+            yield from _endpoints_among_members(self.teacher, "teacher")
+            for name in ("specification", "generation", "budget"):
                 if getattr(self, name) is not None:
                     yield Problem(name, f"goes with teacher.kind: endpoint; teacher.kind is {self.teacher.kind!r}. Remove it.")
             return
@@ -104,6 +111,25 @@ class Job(Spec):
             yield Problem("teacher.kind", f"= 'endpoint' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
         elif self.specification is None and self.task == "text-classification":
             yield Problem("specification", "is missing: a teacher behind an endpoint has to be told what to do; give specification.task.")
+        if self.task == "text-classification" and self.teacher.samples is not None and self.teacher.answers != "samples":
+            yield Problem("teacher.samples", f"goes with teacher.answers: samples; it is {self.teacher.answers!r}. Remove one of them.")
+        student = self.student
+        if self.task == "text-classification" and isinstance(student, HuggingFaceStudentSpec) and student.init != "pretrained":
+            yield Problem(
+                "student.init", f"= {student.init!r} is made of the teacher's weights, which stay with its server; use pretrained."
+            )
+        if self.budget is not None and self.budget.usd is not None and self.teacher.prices is None:
+            yield Problem("budget.usd", "cannot be kept without teacher.prices, in US dollars per million tokens; give them.")
+        bounded = self.teacher.max_tokens is not None or "max_completion_tokens" in self.teacher.extra
+        if self.budget is not None and (self.budget.usd or self.budget.tokens) and not bounded:
+            yield Problem("budget", "in usd or tokens can only be kept if teacher.max_tokens bounds each answer; set it.")
+
+    def _generation_problems(self, generation: GenerationSpec) -> Iterator[Problem]:
+        told = self.specification
+        if told is None and self.task != "text-classification":  # where it is missed in any case
+            yield Problem("specification", "is missing: generation writes examples of the job that it describes; give specification.task.")
+        has_labels = self.task == "text-classification" and (told is None or told.output_schema is None)
+        yield from generation.problems(told, has_labels=has_labels)
 
     def _row_problems(self) -> Iterator[Problem]:
         """What goes wrong in jobs on rows of a table."""
@@ -132,3 +158,12 @@ class Job(Spec):
                 yield Problem("teacher.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
             if self.student.kind == "huggingface":
                 yield Problem("student.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator.")
+
+
+def _endpoints_among_members(spec: AnyTeacherSpec, place: str) -> Iterator[Problem]:
+    """An ensemble's members answer rows at once and in memory; an endpoint does neither."""
+    for i, member in enumerate(spec.members if isinstance(spec, EnsembleTeacherSpec) else ()):
+        inside = f"{place}.members[{i}].teacher"
+        if isinstance(member.teacher, EndpointTeacherSpec):
+            yield Problem(f"{inside}.kind", "= 'endpoint' cannot be one of several; let it be the teacher itself.")
+        yield from _endpoints_among_members(member.teacher, inside)

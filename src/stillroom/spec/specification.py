@@ -25,7 +25,7 @@ class SpecificationSpec(Spec):
     """What the job is, what its answers may be, and examples."""
 
     task: Words = described("What is to be done, as a person would explain it to a new colleague.")
-    labels: dict[Words, str] | tuple[Words, ...] = described(
+    labels: dict[Words, str] | Annotated[tuple[Words, ...], Field(strict=False)] = described(
         "text-classification: the labels with their definitions, or their names alone; absent: those of the data.", default=()
     )
     output_schema: Params | None = described("JSON Schema of a structured answer; absent: answers are labels or free text.", default=None)

@@ -60,9 +60,14 @@ class HuggingFaceTeacherSpec(TeacherBase):
 
 
 class EndpointTeacherSpec(EndpointFields, TeacherBase):
-    """A model behind an OpenAI-compatible server: a vendor's, vLLM's, llama.cpp's, Ollama's. `licence` names the provider's terms."""
+    """A model behind an OpenAI-compatible server: a vendor's, vLLM's, llama.cpp's, Ollama's. A vendor that the licence table knows by its
+    host comes with its terms; of any other server's model, `licence` names them."""
 
     kind: Literal["endpoint"] = "endpoint"
+    trained_on: Literal["other-rows", "these-rows", "unknown"] = described(
+        "Whether the model has seen the job's training rows. The default is for rows of your own; say unknown of a public data set.",
+        default="other-rows",
+    )
 
 
 class PythonTeacherSpec(TeacherBase):

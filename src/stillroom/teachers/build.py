@@ -9,7 +9,14 @@ from typing import Literal, cast
 from stillroom.core.protocols import Teacher, TeacherRecipe
 from stillroom.core.records import Column, Task
 from stillroom.core.registry import resolve
-from stillroom.spec.teacher import AnyTeacherSpec, EnsembleTeacherSpec, EstimatorTeacherSpec, HuggingFaceTeacherSpec, PythonTeacherSpec
+from stillroom.spec.teacher import (
+    AnyTeacherSpec,
+    EndpointTeacherSpec,
+    EnsembleTeacherSpec,
+    EstimatorTeacherSpec,
+    HuggingFaceTeacherSpec,
+    PythonTeacherSpec,
+)
 from stillroom.teachers.teacher import TeacherRequest
 
 BUILTIN = {
@@ -54,7 +61,7 @@ def teacher_notes(spec: AnyTeacherSpec) -> tuple[str, ...]:
     fixed = (
         (isinstance(spec, EstimatorTeacherSpec) and spec.fitted is not None)
         or (isinstance(spec, HuggingFaceTeacherSpec) and spec.fine_tune is None)
-        or isinstance(spec, PythonTeacherSpec)
+        or isinstance(spec, PythonTeacherSpec | EndpointTeacherSpec)
     )
     if not fixed:
         return ()

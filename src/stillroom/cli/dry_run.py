@@ -1,0 +1,52 @@
+"""`stillroom label JOB --dry-run`: what labelling will take, before it is taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from stillroom.cli.terminal import Terminal, duration
+
+if TYPE_CHECKING:
+    from stillroom.teachers.endpoint.estimate import Estimate, Range
+
+
+def dry_run(job_file: Path, overrides: list[str] | None, run_dir: Path | None) -> None:
+    """Print requests, tokens, money and time of the whole labelling, each with its interval."""
+    from stillroom.pipeline.dry_run import estimate_labelling
+    from stillroom.spec.load import load_job
+
+    job = load_job(job_file, overrides or ())
+    with Terminal() as terminal:
+        estimate = estimate_labelling(job, run_dir=run_dir, listener=terminal)
+    typer.echo(words(estimate, priced=getattr(job.teacher, "prices", None) is not None))
+
+
+def words(estimate: Estimate, *, priced: bool) -> str:
+    """The estimate as lines, each figure with its interval."""
+    found = [
+        ("requests", _counts(estimate.requests)),
+        ("tokens of prompts", _counts(estimate.prompt_tokens)),
+        ("tokens of answers", _counts(estimate.completion_tokens)),
+        ("US dollars", _money(estimate.usd) if priced else "unknown: the job names no teacher.prices"),
+        ("time", _time(estimate.seconds)),
+    ]
+    failed = f", {estimate.failed} of them without an answer" if estimate.failed else ""
+    head = f"{estimate.rows} rows, from a sample of {estimate.sampled} that was asked and is kept{failed}:"
+    tail = "In brackets 95 % intervals over the choice of the sample; of the time, from full concurrency to the sample's own rate."
+    more = "Answers that cannot be used and are asked for anew come on top."
+    return "\n".join([head, *(f"  {name:18} {value}" for name, value in found), tail, more])
+
+
+def _counts(found: Range) -> str:
+    return f"{found.mean:,.0f}  ({found.low:,.0f} to {found.high:,.0f})"
+
+
+def _money(found: Range) -> str:
+    return f"{found.mean:.4g}  ({found.low:.4g} to {found.high:.4g})"
+
+
+def _time(found: Range) -> str:
+    return f"{duration(found.mean)}  ({duration(found.low)} to {duration(found.high)})"

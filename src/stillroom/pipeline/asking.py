@@ -1,0 +1,202 @@
+"""Putting rows of text to a teacher behind an endpoint: the same way for the transfer set, the test rows and a trial run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillroom.core.asking import Asked
+from stillroom.core.chat import ChatRequest, Failure, Reply, Usage
+from stillroom.core.errors import StageFailed
+from stillroom.core.records import Batch
+from stillroom.knowledge.store import KnowledgeStore
+from stillroom.pipeline.folder import read_record
+from stillroom.pipeline.progress import Listener, Silence
+from stillroom.pipeline.work import Work
+from stillroom.spec.teacher import EndpointTeacherSpec
+from stillroom.teachers.endpoint.budget import Budget
+from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_teacher
+from stillroom.teachers.endpoint.durable import Asker, ask_all
+from stillroom.teachers.endpoint.ledger import spent_so_far
+from stillroom.teachers.endpoint.standing import Standing
+from stillroom.teachers.tasks.classification import ClassificationQuestion, label_texts
+
+MOST_UNANSWERED = 0.5
+"""Where more than this share of the rows has no answer, something is wrong with the job or the server, and training hides it."""
+_FAILED = "unanswered"
+"""The record that too many rows had no answer: they are asked again then, though they had failed for good."""
+_REMEDIES = {
+    "truncated": "raise teacher.max_tokens",
+    "off-label": "say in specification.task what an answer looks like, and define the labels",
+    "not-json": "try teacher.structured: prompt, or tool",
+    "invalid": "try teacher.structured: prompt, or tool",
+    "no-logprobs": "use teacher.answers: samples",
+    "refused": "say in specification.task what the answers are for",
+    "bad-request": "mend the request: teacher.structured, teacher.answers, teacher.extra",
+    "context-too-long": "use a model with a longer context, or shorter texts",
+}
+
+
+@dataclass
+class Tally:
+    """What the requests behind some rows took, as their outcomes say; and what the server called its model."""
+
+    outcomes: dict[int, tuple[ChatRequest, Reply | Failure]] = field(default_factory=dict)
+
+    def add(self, request: ChatRequest, outcome: Reply | Failure | None) -> None:
+        """Equal rows count each, and a request that is looked up again counts once: hence by identity."""
+        if outcome is not None:
+            self.outcomes[id(request)] = request, outcome
+
+    @property
+    def seconds(self) -> list[float]:
+        return [outcome.seconds for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
+
+    @property
+    def usage(self) -> list[Usage]:
+        return [outcome.usage for _, outcome in self.outcomes.values() if outcome.usage is not None]
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        models = [outcome.model for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
+        return tuple(dict.fromkeys(filter(None, models)))
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What came of rows that were put to an endpoint.
+
+    Attributes:
+        probs: (n, K) in the order of the job's classes; rows of NaN have no answer.
+    """
+
+    probs: NDArray[np.float64]
+    asked: Asked
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class ToldAsker(Asker):
+    """An asker that tells a listener how it stands, counts what it reads, and sends nothing where the store holds every answer:
+    then no key is needed, and no server."""
+
+    listener: Listener = field(default_factory=Silence)
+    ask_failed_again: bool = False
+    tally: Tally = field(default_factory=Tally)
+
+    def ask(self, requests: Iterable[ChatRequest]) -> Standing:
+        rows = list(requests)
+        if not self.ask_failed_again and None not in super().outcomes(rows):
+            return Standing(len(rows), len(rows))
+        return ask_all(
+            self.store, self.endpoint, rows, prices=self.prices, budget=self.budget, ask_failed_again=self.ask_failed_again,
+            listen=tell(self.listener, len(rows), "asking the teacher"),
+        )  # fmt: skip
+
+    def outcomes(self, requests: Iterable[ChatRequest]) -> Iterator[Reply | Failure | None]:
+        rows = list(requests)
+        for request, outcome in zip(rows, super().outcomes(rows), strict=True):
+            self.tally.add(request, outcome)
+            yield outcome
+
+
+def tell(listener: Listener, total: int, description: str) -> Callable[[Standing], None]:
+    """A function that tells a person how the asking of `total` rows stands: done, rate, retries, tokens, money, time left."""
+    told = listener.task(description)
+    return lambda standing: told(standing.done, total, str(standing))
+
+
+def endpoint_of(work: Work) -> EndpointTeacher:
+    """The job's teacher behind its endpoint."""
+    assert isinstance(work.job.teacher, EndpointTeacherSpec), "the caller looked"
+    return build_endpoint_teacher(work.job.teacher, work.job.budget)
+
+
+def open_store(work: Work) -> KnowledgeStore:
+    """The job's knowledge store."""
+    return KnowledgeStore(work.job.labelling.store or work.folder.knowledge)
+
+
+def question_of(work: Work) -> ClassificationQuestion:
+    """What the teacher is asked about each text."""
+    teacher, specification = endpoint_of(work), work.job.specification
+    assert specification is not None, "checked by the job"
+    classes = work.dataset.classes
+    return ClassificationQuestion(
+        specification.record(classes), classes, teacher.parameters, teacher.answers, teacher.structured, teacher.samples
+    )
+
+
+def texts_of(batch: Batch) -> list[str]:
+    """The rows of a text job as they are asked."""
+    return ["" if text is None else str(text) for text in batch.features.iloc[:, 0].tolist()]
+
+
+def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
+    """The teacher's answers to the rows; what the store does not hold is asked.
+
+    Args:
+        what: the rows in words, for messages.
+
+    Raises:
+        BadInput, EndpointStopped: as `durable.ask_all`.
+        StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
+    """
+    teacher = endpoint_of(work)
+    again = bool(read_record(work.folder.record(_FAILED)).get("again"))
+    with open_store(work) as store:
+        asker = ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, ask_failed_again=again)
+        found = label_texts(asker, question_of(work), texts_of(batch), asked_again=teacher.asked_again)
+        spent = spent_so_far(store)
+    rows = len(batch)
+    asked = Asked(
+        rows=rows,
+        answered=int(np.isfinite(found.probabilities).all(axis=1).sum()),
+        failed={str(reason): count for reason, count in found.given_up.items()},
+        repaired=found.answers.repaired.total(),
+        asked_again=found.answers.asked_again.total(),
+        off_labels=None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing)),
+        requests=spent.requests,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        usd=None if teacher.prices is None else spent.usd,
+        served=asker.tally.served,
+    )
+    if not found.complete:
+        raise StageFailed(_budget_words(teacher.budget, asked, found.answers.waiting, what))
+    if rows - asked.answered > MOST_UNANSWERED * rows:
+        work.folder.finish(_FAILED, "", again=True)
+        raise StageFailed(_unanswered_words(asked, what))
+    if again:
+        work.folder.finish(_FAILED, "", again=False)
+    return Answers(found.probabilities, asked, asker.tally)
+
+
+def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:
+    """What is left to do, and what to change."""
+    tokens = asked.prompt_tokens + asked.completion_tokens
+    found = f"{waiting} of {asked.rows} {what} wait for an answer"
+    return budget_reached(budget, found, usd=asked.usd, requests=asked.requests, tokens=tokens)
+
+
+def budget_reached(budget: Budget | None, found: str, **spent: float | None) -> str:
+    """That a budget ended a stage: what was `spent` (usd, requests, tokens), what is `found`, and what to change."""
+    assert budget is not None, "only a budget leaves requests waiting"
+    bounds = {name: most for name in spent if (most := getattr(budget, name)) is not None}
+    used = ", ".join(f"{spent[name]:.6g} of {most:g} {name}" for name, most in bounds.items())
+    return (
+        f"budget: reached, {used}: the next request might exceed it. {found}. What was answered is kept: raise "
+        f"{' or '.join(f'budget.{name}' for name in bounds)}, and the same command goes on from there."
+    )
+
+
+def _unanswered_words(asked: Asked, what: str) -> str:
+    first = max(asked.failed, key=lambda reason: asked.failed[reason])
+    remedy = _REMEDIES.get(first, "see what the server's log says")
+    return (
+        f"teacher: {asked.rows - asked.answered} of {asked.rows} {what} have no answer that can be used ({asked.reasons}); more "
+        f"than half are needed. For {first}: {remedy}. Run again then: those rows are asked once more, and what was answered is kept."
+    )

@@ -1,0 +1,52 @@
+"""How a teacher behind an endpoint answered, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stillroom.core.asking import Asked
+from stillroom.core.provenance import Provenance
+from stillroom.report.measures import grouped, shown_share, shown_usd
+
+TRANSFER_SET, TEST_ROWS = "rows of the transfer set", "test rows"
+_UNANSWERED = {
+    TRANSFER_SET: "The student learns from their labels alone, where they have any.",
+    TEST_ROWS: "The class shares of the training rows stand in for a missing answer, so that nearly all of them count as wrong.",
+}
+
+
+def asking_words(asked: Mapping[str, Asked]) -> list[str]:
+    """What happened, a sentence or two each for the transfer set and the test rows; then what it took."""
+    words = [_answers(what, found) for what, found in asked.items()]
+    again = sum(found.asked_again for found in asked.values())
+    repaired = sum(found.repaired for found in asked.values())
+    if again or repaired:
+        words.append(f"Answers that could not be used were asked for anew {_times(again)}; {grouped(repaired)} were repaired.")
+    if asked:
+        words.append(_cost(max(asked.values(), key=lambda found: found.requests)))
+    return words
+
+
+def as_served(line: Provenance) -> str:
+    """What an endpoint's server called its model, behind the name of who answered; "" where it did not say."""
+    return f" as {', '.join(line.served)}" if line.served else ""
+
+
+def _answers(what: str, found: Asked) -> str:
+    missing = found.rows - found.answered
+    elsewhere = "" if found.off_labels is None else f" Of its probability {shown_share(found.off_labels)} was seen on none of the labels."
+    if not missing:
+        return f"All {grouped(found.rows)} {what} were answered.{elsewhere}"
+    rows = f"{grouped(found.answered)} of {grouped(found.rows)} {what}"
+    return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {_UNANSWERED[what]}{elsewhere}"
+
+
+def _cost(found: Asked) -> str:
+    tokens = f"{grouped(found.prompt_tokens)} tokens of prompts and {grouped(found.completion_tokens)} of answers"
+    money = "" if found.usd is None else f", {shown_usd(found.usd)} at the job\u2019s prices"
+    served = f" The server called the model {' and '.join(found.served)}." if found.served else ""
+    return f"All that was asked took {grouped(found.requests)} requests, {tokens}{money}.{served}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{grouped(count)} times"
