@@ -216,6 +216,26 @@ def test_init_asks_on_a_terminal_and_what_it_writes_runs_from_any_folder(tmp_pat
     assert result.returncode == 0, result.stderr
 
 
+def test_init_writes_a_job_for_a_server_whose_address_is_given(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"row {i},{'ab'[i % 2]}\n" for i in range(40)))
+    flags = {
+        "--task": "text-classification",
+        "--data": "rows.csv",
+        "--target": "label",
+        "--text": "text",
+        "--student": "logistic-regression",
+    }
+    given = [part for pair in {**flags, "--teacher": "http://127.0.0.1:8000/v1"}.items() for part in pair]
+    refused = stillroom("init", "mine.yaml", *given, folder=tmp_path)
+    assert refused.returncode == 2
+    assert "--model: is missing" in refused.stderr
+    written = stillroom("init", "mine.yaml", *given, "--model", "m: 1", folder=tmp_path)
+    assert written.returncode == 0, written.stderr
+    job = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    assert (job["teacher"]["kind"], job["teacher"]["model"]) == ("endpoint", "m: 1")
+    assert job["student"] == {"kind": "estimator", "estimator": "logistic-regression"}
+
+
 def test_an_interrupted_question_is_130_and_promises_nothing(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     os.write(ours, b"\x04")  # the end of input

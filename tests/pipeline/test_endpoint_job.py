@@ -21,10 +21,16 @@ import pytest
 
 import stillroom
 from stillroom.core.asking import Asked
+from stillroom.core.chat import ChatParameters, ChatRequest, Choice, Reply, Usage
 from stillroom.core.errors import BadInput, PolicyRefused, StageFailed
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.verify import verify
+from stillroom.pipeline.asking import Tally
 from stillroom.pipeline.dry_run import estimate_labelling
+from stillroom.pipeline.folder import RunFolder
+from stillroom.pipeline.label import label
+from stillroom.pipeline.progress import Silence
+from stillroom.pipeline.work import open_work
 from stillroom.spec.load import job_from
 from stillroom.teachers.endpoint import client as client_module
 from stillroom.teachers.endpoint.breaker import Breaker, EndpointStopped
@@ -78,7 +84,7 @@ def make(tmp_path: Path) -> Make:
     """make(server, teacher={...}, section=...) -> a job of 60 training, 20 pool and 30 test rows."""
     rng = random.Random(0)
     for name, count in (("train", 60), ("pool", 20), ("test", 30)):
-        labels = [list(WORDS)[i % 3] for i in range(count)]
+        labels = [list(WORDS)[min(i % 4, 2)] for i in range(count)]
         pd.DataFrame({"text": [sentence(label, rng) for label in labels], "label": labels}).to_csv(tmp_path / f"{name}.csv", index=False)
 
     def build(server: Any, *, teacher: dict[str, Any] | None = None, **sections: Any) -> Any:
@@ -164,9 +170,9 @@ def test_what_is_stored_serves_other_students_without_a_key_or_a_server(
     other = job.model_copy(update={"student": job.student.model_copy(update={"estimator": "decision-tree"})})
     assert stillroom.run(other, run_dir=tmp_path / "run").evidence.verdict is not None
     paced = job.model_copy(update={"teacher": job.teacher.model_copy(update={"max_concurrency": 3, "timeout_seconds": 7.0})})
-    label = record(tmp_path / "run")
+    before = record(tmp_path / "run")
     stillroom.run(paced, run_dir=tmp_path / "run", until="label")
-    assert record(tmp_path / "run") == label, "how fast it may be asked is no part of what it answers"
+    assert record(tmp_path / "run") == before, "how fast it may be asked is no part of what it answers"
 
 
 def off_label(number: int, body: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +191,7 @@ def test_rows_without_a_label_for_an_answer_are_counted_shown_and_not_learnt_as_
     student: str, serve: Make, make: Make, tmp_path: Path
 ) -> None:
     server = serve(off_label)
-    job = make(server, student={"kind": "estimator", "estimator": student})
+    job = make(server, student={"kind": "estimator", "estimator": student}, labelling={"calibrate": False})
     done = stillroom.run(job, run_dir=tmp_path / "run")
     rows = [int(text.split()[-1]) for name in ("train", "pool") for text in pd.read_csv(tmp_path / f"{name}.csv")["text"]]
     lost = sum(row % 5 == 0 for row in rows)
@@ -204,7 +210,8 @@ def test_rows_without_a_label_for_an_answer_are_counted_shown_and_not_learnt_as_
     classes = sorted(WORDS)
     named = [classes[code] for code in teacher.argmax(axis=1)]
     assert all(name == label for name, label, gone in zip(named, tests["label"], lost_tests, strict=True) if not gone)
-    assert len({tuple(row) for row in teacher[lost_tests]}) == 1, "the same stand-in for all"
+    counts = pd.read_csv(tmp_path / "train.csv")["label"].value_counts().sort_index().to_numpy() + 1.0
+    np.testing.assert_allclose(teacher[lost_tests], np.tile(counts / counts.sum(), (lost_tests.sum(), 1)))
     accuracy = done.evidence.value("student", "accuracy")
     assert accuracy is not None
     assert accuracy.value > 0.9
@@ -220,6 +227,30 @@ def test_too_few_answers_are_one_clear_error_and_asked_again_once_it_is_mended(s
     stillroom.run(make(server), run_dir=tmp_path / "run", until="label")
     assert server.number == before + 64
     assert record(tmp_path / "run")["answers"] == 80
+
+
+@pytest.mark.parametrize(("trained_on", "kept"), [("other-rows", True), ("unknown", False)])
+def test_a_teacher_that_is_too_sure_is_calibrated_where_the_rows_are_new_to_it(
+    trained_on: str, kept: bool, serve: Make, make: Make, tmp_path: Path
+) -> None:
+    def mistaken(number: int, body: dict[str, Any]) -> dict[str, Any]:
+        row = int(said(body).split()[-1])
+        return {"content": json.dumps({"label": sorted(WORDS)[row % 3] if row % 4 == 0 else right(said(body))})}
+
+    job = make(serve(mistaken), teacher={"trained_on": trained_on})
+    transfer = label(open_work(job, RunFolder(tmp_path / "run"), Silence()))
+    assert transfer.calibration.kept == kept
+    assert (transfer.answers.max(axis=1) < 1).all() == kept
+    assert transfer.num_labelled == 60
+    assert (transfer.batch.target[60:] == -1).all()
+
+
+def test_a_request_that_is_looked_up_again_counts_once_and_equal_rows_count_each() -> None:
+    rows = [ChatRequest(({"role": "user", "content": "same"},), ChatParameters("m")) for _ in range(2)]
+    tally = Tally()
+    for row in (rows[0], rows[0], rows[1]):
+        tally.add(row, Reply((Choice("a"),), Usage(3, 1), "m", seconds=0.5))
+    assert (tally.seconds, tally.usage, tally.served) == ([0.5, 0.5], [Usage(3, 1)] * 2, ("m",))
 
 
 def test_a_budget_ends_the_run_with_what_is_left_and_a_larger_one_goes_on(serve: Make, make: Make, tmp_path: Path) -> None:

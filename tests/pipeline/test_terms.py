@@ -156,3 +156,21 @@ def test_the_lineage_does_not_say_where_on_a_disk_a_model_lies(tmp_path: Path) -
         lines = check_terms(job({**teacher, "model": model}, tmp_path, **texts, student={"kind": "huggingface"})).lines
         assert lines[0].name == name
         assert not [line for line in lines if str(tmp_path) in str(line)]
+
+
+def test_a_vendors_terms_are_known_by_its_host_and_refused_unless_they_are_waived(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("x,y\n")
+    teacher = {"kind": "endpoint", "base_url": "https://api.openai.com/v1", "model": "gpt-9"}
+    sections = {
+        "task": "text-classification",
+        "data": {"source": {"kind": "file", "train": "rows.csv"}, "target": "y", "text": "x"},
+        "specification": {"task": "Name it."},
+    }
+    with pytest.raises(PolicyRefused, match=r"teacher 'gpt-9' is under 'OpenAI"):
+        check_job(job(teacher, tmp_path, **sections))
+    waived = check_terms(job(teacher, tmp_path, **sections, policy={"waiver": WAIVER}), served=["gpt-9-2026-11-01"])
+    (line,) = waived.teachers
+    assert (line.provider, line.served, line.output_training) == ("OpenAI (api.openai.com)", ("gpt-9-2026-11-01",), "waived")
+    assert (line.source, line.checked_on) == ("https://openai.com/policies/", "2026-11-22")
+    with pytest.raises(BadInput, match=r"teacher\.base_url: 'ftp://x'"):
+        check_job(job({**teacher, "base_url": "ftp://x", "licence": "mit"}, tmp_path, **sections))
