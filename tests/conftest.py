@@ -36,6 +36,7 @@ if find_spec("torch") is None:
         "objectives/test_soft_labels_torch.py",
         "objectives/test_tokens.py",
         "pipeline/test_language_bad_input.py",
+        "pipeline/test_language_interrupt.py",
         "pipeline/test_language_kill.py",
         "pipeline/test_other_teachers.py",
         "pipeline/test_language_mistakes.py",

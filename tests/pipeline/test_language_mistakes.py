@@ -39,6 +39,11 @@ def home(tiny_causal: Callable[..., tuple[Any, Any]], tmp_path_factory: pytest.T
     )
     save_causal(model, tokenizer, folder / "teacher")
     model.save_pretrained(folder / "bare")
+    save_causal(model, tokenizer, folder / "askew")
+    config = json.loads((folder / "askew" / "config.json").read_text())
+    (folder / "askew" / "config.json").write_text(json.dumps({**config, "num_attention_heads": 5}))
+    narrow, _ = tiny_causal("llama", seed=1, num_hidden_layers=1, max_position_embeddings=8)
+    save_causal(narrow, tokenizer, folder / "narrow")
     talks = [[{"role": "user", "content": text}, {"role": "assistant", "content": "w8 w1"}] for text in STORIES]
     rows = [{"story": text, "ask": text, "answer": " w8", "talk": talk} for text, talk in zip(STORIES, talks, strict=True)]
     (folder / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -86,6 +91,10 @@ def test_check_names_the_mistake(override: str, expected: str, call: Callable[..
     ("overrides", "expected"),
     [
         (["data.text=stroy"], "has no column 'stroy'; did you mean 'story'?"),
+        (
+            ["teacher.model=./askew"],
+            "askew' cannot be loaded: The hidden size (32) is not a multiple of the number of attention heads (5).",
+        ),
         (["student.layers=9"], "student.layers: = 9: the teacher has 4 layers; a student cut out of it has 1 to 4."),
         (["student.num_heads=3"], "student.num_heads: = 3 is not a multiple of"),
         (
@@ -98,6 +107,18 @@ def test_check_names_the_mistake(override: str, expected: str, call: Callable[..
             ["data={source: {kind: file, train: long.txt}}", "training.max_length=500"],
             "training.max_length: = 500: the teacher reads 64 tokens at once, and an example has 121; set it to 64 or less.",
         ),
+        (
+            ["student={kind: huggingface, init: fresh, config: {max_position_embeddings: 6}}", "evaluation.new_tokens=4"],
+            "training.max_length: = 32: the student reads 6 tokens at once, and an example has 7; set it to 6 or less.",
+        ),
+        (
+            ["student={kind: huggingface, init: pretrained, model: ./narrow}"],
+            "evaluation.new_tokens: = 8 leaves no room for a prompt in the 8 tokens that the student reads at once; take fewer.",
+        ),
+        (
+            ["student={kind: huggingface, init: fresh, config: {num_attention_heads: 5}}"],
+            "student.config: = {'num_attention_heads': 5} makes no model: ",
+        ),
     ],
 )
 def test_a_run_names_it_before_any_work(
@@ -107,6 +128,24 @@ def test_a_run_names_it_before_any_work(
     assert (code, out) == (2, "")
     assert expected in err
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+@pytest.mark.parametrize("prompts", [0, 4])
+def test_a_student_that_reads_less_than_its_teacher_is_measured_in_its_own_context(
+    prompts: int, call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts that fit the teacher alone are passed over, and what is timed fits too: nothing fails when all the work is done."""
+    from stillroom.pipeline.language import evaluate
+
+    timed: list[Any] = []
+    monkeypatch.setattr(evaluate, "measure_language_cost", lambda _, prompts, *__, **___: timed.extend(prompts) or [])
+    narrow = ["student={kind: huggingface, init: pretrained, model: ./narrow}", "evaluation.new_tokens=3", f"evaluation.prompts={prompts}"]
+    asked = ["data={source: {kind: file, train: stories.jsonl}, prompt: ask, completion: answer}", "training.max_length=8"]
+    overrides = [part for override in (*narrow, *asked, "evaluation.cost=true") for part in ("--set", override)]
+    code, _, err = call("run", "job.yaml", "--run", tmp_path, *overrides)
+    assert code == 0, err
+    assert [len(ids) for ids in timed] == [5]
+    assert ("leave no room for 3 new tokens (evaluation.new_tokens) in the shortest context of an arm, 8; 0 others" in err) == (prompts > 0)
 
 
 def test_all_of_them_are_named_at_once(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_prompts_come_from_the_job_s_own_column(
         (("story", "--file", "none.jsonl"), "--file: no such file: none.jsonl"),
         (("story", "w1 " * 60), "prompt 1: has 61 tokens: with 64 new ones over the context, 64; ask for at most 3"),
         (("story", "w1", "w1 " * 70, "--new-tokens", 4), "prompt 2: has 71 tokens: with 4 new ones over the context, 64; shorten it"),
-        (("story", "w1", "--arm", "techer"), "arm: = 'techer' is none of them; did you mean 'teacher'?"),
+        (("story", "w1", "--arm", "techer"), "arm: = 'techer' is none of this run's: student, control, teacher."),
         (("story", "w1", "--temperature", "-1"), "temperature: = -1.0 is outside [0, 100]"),
         (("story", "w1", "--top-p", "1.5", "--temperature", "1"), "top_p: = 1.5 is outside (0, 1]"),
         (("story", "w1", "--top-p", "0.5"), "top_p: = 0.5 has no use at temperature 0"),

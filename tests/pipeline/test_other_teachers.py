@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 
 import stillroom
 from stillroom.core.errors import BadInput, PolicyRefused
@@ -155,6 +157,20 @@ def test_lineage_report_and_card_name_every_teacher(run: stillroom.Run) -> None:
     prints = [line["fingerprint"] for line in lineage["teachers"]]
     assert prints[0] == prints[1] != prints[2]
     assert all(prints)
+
+
+def test_every_arm_can_be_loaded_and_a_wrong_name_is_told_which_there_are(place: Path, run: stillroom.Run) -> None:
+    arms = ["student", "control", "teacher", "student@twin", "teacher@twin", "student@big", "teacher@big"]
+    loaded = {arm: stillroom.load(run.folder.path, arm=arm) for arm in arms}
+    for arm in arms:
+        source = {"teacher": place / "main", "teacher@twin": place / "twin", "teacher@big": place / "big"}.get(arm, run.folder.arm(arm, 0))
+        expected = AutoModelForCausalLM.from_pretrained(source).state_dict()
+        found = loaded[arm]._predictor.model.state_dict()
+        assert all(bool((found[name] == expected[name]).all()) for name in expected), arm
+    assert loaded["student@big"].generate(["w1 w2"], new_tokens=6) != loaded["teacher@big"].generate(["w1 w2"], new_tokens=6)
+    for arm in ("student@bug", "teacher@", "control@big", "big"):
+        with pytest.raises(BadInput, match=re.escape(f"arm: = {arm!r} is none of this run's: {', '.join(arms)}.")):
+            stillroom.load(run.folder.path, arm=arm)
 
 
 def test_a_second_run_does_nothing_again(place: Path, run: stillroom.Run) -> None:

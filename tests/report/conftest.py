@@ -282,7 +282,14 @@ def make_language_run() -> ReportData:
     measures = tuple(
         Measure(arm, name, value, value * 0.99, value * 1.01, 50, 1 if arm == "teacher" else 2)
         for arm, loss in (("teacher", 5.8), ("student", 4.5), ("control", 4.1))
-        for name, value in (("log_loss", loss), ("perplexity", math.exp(loss)), ("accuracy", 0.6), ("forward_kl", 0.02), ("agreement", 0.9))
+        for name, value in (
+            ("log_loss", loss),
+            ("perplexity", math.exp(loss)),
+            ("accuracy", 0.6),
+            ("forward_kl", 0.02),
+            ("agreement", 0.9),
+            ("scored_tokens_per_second", 60_000 / loss),
+        )
     )
     case = Disagreement({"document": "6", "text": "One day Ben"}, "16 tokens", "5.843 nats a token", "4.427 nats a token", None, 0.0243)
     job = {**JOB, "task": "language-model", "teacher": {"kind": "huggingface"}, "student": {"kind": "huggingface"}}

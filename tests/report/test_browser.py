@@ -23,7 +23,7 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-SIZES = {"desktop": (1280, 900), "phone": (360, 780), "large phone": (390, 844)}
+SIZES = {"desktop": (1280, 900), "half a desktop": (500, 900), "phone": (360, 780), "large phone": (390, 844)}
 
 OVERLAPPING_TEXTS = """
 const hits = [];
@@ -145,6 +145,17 @@ return [...document.querySelectorAll('svg text')].filter(text => {
   return inner.left < outer.left - 1 || inner.right > outer.right + 1;
 }).map(text => text.textContent);
 """
+
+
+def test_no_arm_is_cut_off_where_there_is_room_for_folded_intervals(browser: Any, language_run, tmp_path: Path) -> None:
+    show(browser, render_report(language_run), tmp_path, size="half a desktop")
+    cut = browser.execute_script(
+        """
+        const box = document.querySelector('.scroll'), edge = box.getBoundingClientRect().right;
+        return [...box.querySelectorAll('th, td, small')].filter(e => e.getBoundingClientRect().right > edge + 1).map(e => e.textContent);
+        """
+    )
+    assert cut == []
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.report.measures import MINUS, NARROW_SPACE, STYLES, parts, ratio, shown, shown_difference, shown_range
+from stillroom.report.measures import MINUS, NARROW_SPACE, STYLES, difference_words, parts, ratio, shown, shown_difference, shown_range
 
 UNITS = {
     "\u00b5s": 1e-6,
@@ -96,3 +96,20 @@ def test_differences_carry_their_sign(measure: str, value: float, text: str) -> 
 def test_ratios() -> None:
     assert [ratio(value) for value in (1.26, 9.94, 26.3, 790.2)] == ["1.3×", "9.9×", "26×", "790×"]
     assert plain(ratio(12_345)) == "12 000×"
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ("accuracy", "13.0 percentage points of accuracy"),
+        ("top5_overlap@plays", "13.0 percentage points of overlap of the top 5"),
+        ("log_loss@plays", "0.130 nats of log loss"),
+        ("forward_kl", "0.130 nats of divergence from the teacher"),
+        ("bits_per_byte", "0.130 bits per byte"),
+        ("roc_auc", "0.130 in ROC AUC"),
+        ("mae", "0.1300 in MAE"),
+        ("macro_f1", "0.130 in macro F1"),
+    ],
+)
+def test_a_difference_in_words_says_its_unit(measure: str, words: str) -> None:
+    assert difference_words(measure, -0.13) == words

@@ -20,8 +20,14 @@ def test_a_stronger_teacher_that_taught_worse_is_said_to_have(make_teachers) -> 
     assert domains_of(evidence) == ["log_loss", "log_loss@plays"]
     words = plain(" ".join(which_teacher(evidence, "log_loss")))
     assert words.startswith("On the test documents teacher@half-trained taught best: the log loss of its student is 1.898.")
-    assert "teacher@a-much-larger-one is 0.060 in log loss worse than the main teacher's, beyond chance (97.5 % interval -0.090 to" in words
-    assert "although teacher@a-much-larger-one is itself the better model by 0.210 in log loss: the stronger teacher taught worse." in words
+    assert (
+        "teacher@a-much-larger-one is 0.060 nats of log loss worse than the main teacher's, beyond chance (97.5 % interval -0.090 to"
+        in words
+    )
+    assert (
+        "although teacher@a-much-larger-one is itself the better model by 0.210 nats of log loss: the stronger teacher taught worse."
+        in words
+    )
     # The other is weaker itself and not shown to teach better: no finding is made of it.
     assert "which chance may explain (97.5 % interval -0.028 to +0.032), although the main teacher is itself the better model" in words
     assert words.count("taught worse") == 1
@@ -31,7 +37,9 @@ def test_a_stronger_teacher_that_taught_worse_is_said_to_have(make_teachers) -> 
 def test_a_stronger_teacher_that_taught_better_gets_no_but(make_teachers) -> None:
     words = plain(" ".join(which_teacher(make_teachers(stronger_is_worse=False).evidence, "log_loss")))
     assert words.startswith("On the test documents teacher@a-much-larger-one taught best: the log loss of its student is 1.840.")
-    assert "is 0.060 in log loss better than the main teacher's, beyond chance (97.5 % interval +0.030 to +0.090). The student" in words
+    assert (
+        "is 0.060 nats of log loss better than the main teacher's, beyond chance (97.5 % interval +0.030 to +0.090). The student" in words
+    )
     assert "taught worse" not in words
 
 
@@ -40,7 +48,7 @@ def test_the_weaker_main_teacher_can_be_the_better_one_and_equal_students_do_not
     turned = tuple(replace(c, difference=-c.difference, low=-c.high, high=-c.low) for c in evidence.comparisons)
     words = plain(" ".join(which_teacher(replace(evidence, comparisons=turned), "log_loss")))
     assert "better than the main teacher's, beyond chance" in words
-    assert "although the main teacher is itself the better model by 0.210 in log loss: the stronger teacher taught worse" in words
+    assert "although the main teacher is itself the better model by 0.210 nats of log loss: the stronger teacher taught worse" in words
     equal = tuple(replace(c, difference=0.0, low=-0.1, high=0.1) for c in evidence.comparisons)
     assert plain(which_teacher(replace(evidence, comparisons=equal), "log_loss")[1]).startswith(
         "The student of teacher@a-much-larger-one and the main teacher's do not differ (97.5 % interval -0.100 to +0.100)"

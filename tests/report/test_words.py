@@ -32,7 +32,7 @@ def test_the_interval_and_its_level(make) -> None:
 def test_a_loss_is_judged_by_its_sign_not_by_its_direction(make) -> None:
     """`difference` is positive where the student is better, also where less is better."""
     evidence = replace(make().evidence, verdict=Verdict("helped", "log_loss", 0.13, 0.02, 0.2))
-    assert "0.130 in log loss better" in finding(evidence)
+    assert "0.130 nats of log loss better" in finding(evidence)
 
 
 def test_no_difference_at_all(make) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stillroom.core.errors import StageFailed
 from stillroom.core.token_records import Sequences, TokenExample
+from stillroom.losses import fused
 from stillroom.objectives.tokens import TokenObjective
 from stillroom.spec.training import TrainingSpec
 from stillroom.training import language, memory
 from stillroom.training.language import train_language_model
 from stillroom.training.language_teachers import OnlineTeacher
-from stillroom.training.memory import RECOMPUTE, TrainingMemory
+from stillroom.training.memory import RECOMPUTE, TeacherMemory, TrainingMemory
 
 FACTOR = 1.35
 """How far the estimate may be from the measured peak, as `stillroom.training.memory` promises."""
@@ -125,6 +127,59 @@ def test_too_little_memory_is_refused_before_the_first_step_with_what_would_fit(
     fit(student, 8, 24, tmp_path / "just enough", teacher=OnlineTeacher(teacher))
     monkeypatch.setattr(memory, "available_memory", lambda device: None)
     fit(student, 8, 24, tmp_path / "who knows", teacher=OnlineTeacher(teacher))
+
+
+def needs(student: Any, *, processes: int, sharded: bool = False) -> TrainingMemory:
+    arguments = SimpleNamespace(optim="adamw_torch", world_size=processes, **{RECOMPUTE: False})
+    return memory.training_memory(
+        student, student, rows=2, row_tokens=100_000, kept_of_row=1000, vocabulary_size=30, arguments=arguments, teacher=TeacherMemory(),
+        sharded=sharded,
+    )  # fmt: skip
+
+
+def test_processes_divide_a_sharded_student_s_state_and_otherwise_add_buckets(tiny_causal: Callable[..., tuple[Any, Any]]) -> None:
+    student, _ = tiny_causal("llama", vocab_size=30)
+    gradients = sum(4 * p.numel() for p in student.parameters())
+    alone, copied, sharded = needs(student, processes=1), needs(student, processes=4), needs(student, processes=4, sharded=True)
+    assert [found.state for found in (alone, copied, sharded)] == [3 * gradients, 4 * gradients, 3 * gradients // 4]
+    assert sharded.checkpoint == alone.checkpoint // 4 == copied.checkpoint // 4
+    assert sharded.loss == copied.loss == alone.loss
+
+
+def test_a_chunk_of_logits_is_as_large_as_on_the_device(
+    tiny_causal: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, _ = tiny_causal("llama", vocab_size=30)
+    monkeypatch.setattr(fused, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(fused, "CUDA_CHUNK_BYTES", 20_000_000)
+    on_cpu = needs(student, processes=1)
+    monkeypatch.setattr(type(student), "device", torch.device("cuda"))
+    states = 200_000 * student.config.hidden_size * 4 + 4 * 30 * student.config.hidden_size
+    assert (on_cpu.loss, needs(student, processes=1).loss) == (2 * states, states + max(20_000_000, states))
+
+
+def test_a_sharded_student_is_not_refused_for_what_others_hold(
+    tiny_causal: Callable[..., tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the trainer asks of the estimate; that it shards is shown by test_language_processes.py."""
+    student, _ = tiny_causal("llama", vocab_size=30)
+    asked: list[bool] = []
+    monkeypatch.setattr(language, "training_memory", lambda *_, sharded, **__: asked.append(sharded) or 1 / 0)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for arguments in ({}, {"fsdp": True}):
+        with pytest.raises(ZeroDivisionError):
+            fit(student, 2, 8, tmp_path, arguments=arguments)
+    assert asked == [False, True]
+
+
+def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed, cpu = TrainingMemory(state=60, activations=0, loss=0, teacher=0, checkpoint=0), torch.device("cpu")
+    monkeypatch.setattr(memory, "available_memory", lambda device: 100)
+    memory.refuse_too_large_training(lambda rows: needed, 1, cpu, accumulation=1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    memory.refuse_too_large_training(lambda rows: needed, 1, torch.device("cuda"), accumulation=1)
+    with pytest.raises(StageFailed, match="needs"):
+        memory.refuse_too_large_training(lambda rows: needed, 1, cpu, accumulation=1)
 
 
 if __name__ == "__main__":

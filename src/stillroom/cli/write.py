@@ -21,7 +21,7 @@ def write(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time; above, tokens are sampled.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this share of the probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    arm: Annotated[str, typer.Option(help="Who writes: student, control or teacher.")] = "student",
+    arm: Annotated[str, typer.Option(help="Who writes: student, control, teacher; student@NAME, teacher@NAME.")] = "student",
     out: Annotated[
         Path | None, typer.Option("--out", help='Write JSON lines of "prompt" and "text" there; default: print the texts.')
     ] = None,

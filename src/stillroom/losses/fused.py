@@ -227,9 +227,13 @@ def _rows_function(device: torch.device, plan: _Plan) -> Callable[..., tuple[Ten
 
 def _rows_at_once(device: torch.device, row_bytes: int) -> int:
     """Rows of a chunk; on CUDA a multiple of 128, so that no tile of a product is partly empty but the last chunk's."""
-    if device.type != "cuda":
-        return max(1, CHUNK_BYTES // row_bytes)
-    return max(1, CUDA_CHUNK_BYTES // (128 * row_bytes)) * 128
+    tile = 128 if device.type == "cuda" else 1
+    return max(1, chunk_bytes(device) // (tile * row_bytes)) * tile
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """What a chunk of logits takes, on this device, where there are as many rows."""
+    return CUDA_CHUNK_BYTES if device.type == "cuda" else CHUNK_BYTES
 
 
 def _in_type(teacher: Teacher | None, dtype: torch.dtype) -> Teacher | None:

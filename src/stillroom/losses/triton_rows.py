@@ -41,7 +41,7 @@ def handles(dtype: torch.dtype, dense: bool, mix: Mix) -> bool:
 
 def loss_and_gradient_(raw: Tensor, head: Head, answer: Answer | None, labels: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
     """As `losses.rows.loss_and_gradient_`, for what this module `handles`; `raw`, and a dense teacher's, are contiguous."""
-    student = _Student(raw, head, labels if mix.hard_weight else None, mix)
+    student = _Student(raw, head, labels.contiguous() if mix.hard_weight else None, mix)
     with torch.cuda.device_of(raw):  # type: ignore[no-untyped-call]
         at_label = student.logits_at(labels.unsqueeze(-1))[0].squeeze(-1)  # before they are overwritten
         if isinstance(answer, DenseAnswer):
@@ -80,7 +80,7 @@ class _Student:
     def softmax_gradient_(self, log_z: Tensor, log_z_plain: Tensor, shares: Tensor | None) -> None:
         """raw becomes shares (R,) times its softmax at the temperature, and the gradient of the cross-entropy, both by itself."""
         kernels.softmax_gradient[(len(self.raw),)](
-            self.raw, self.head.bias, log_z, log_z_plain, self.labels, shares, self.raw.shape[1], *_floats(self.head),
+            self.raw, _bias(self.head), log_z, log_z_plain, self.labels, shares, self.raw.shape[1], *_floats(self.head),
             1 / self.mix.temperature, self.mix.hard_weight, **_tiling(self.raw),
         )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _against_rows_(student: _Student, answer: DenseAnswer) -> tuple[Tensor, Tens
     teacher_log_z, _ = _log_normalisers(answer.raw, answer.head, mix.temperature, plain=False)
     values, (name, parameter) = torch.empty_like(log_z), _kernel_divergence(mix)
     kernels.dense_loss_and_gradient[(len(values),)](
-        student.raw, student.head.bias, log_z, log_z_plain, student.labels, answer.raw, answer.head.bias, teacher_log_z, values,
+        student.raw, _bias(student.head), log_z, log_z_plain, student.labels, answer.raw, _bias(answer.head), teacher_log_z, values,
         student.raw.shape[1], *_floats(student.head), *_floats(answer.head), 1 / mix.temperature, mix.soft_weight, mix.hard_weight,
         parameter, DIVERGENCE=name, **_tiling(student.raw),
     )  # fmt: skip
@@ -153,15 +153,15 @@ def _log_normalisers(raw: Tensor, head: Head, temperature: float, *, plain: bool
     log_z = torch.empty(len(raw), dtype=torch.float32, device=raw.device)
     log_z_plain = torch.empty_like(log_z) if plain and temperature != 1 else None
     kernels.log_normalisers[(len(raw),)](
-        raw, head.bias, log_z, log_z_plain, raw.shape[1], *_floats(head), 1 / temperature, **_tiling(raw)
+        raw, _bias(head), log_z, log_z_plain, raw.shape[1], *_floats(head), 1 / temperature, **_tiling(raw)
     )  # fmt: skip
     return log_z, log_z if log_z_plain is None else log_z_plain
 
 
 def _put_(raw: Tensor, ids: Tensor, values: Tensor, keep: Tensor) -> None:
     """raw[r, ids[r, k]] = values[r, k] where keep[r, k]; equal ids of a row carry equal values."""
-    size = raw.shape[1], ids.shape[1]
-    kernels.put[(len(raw),)](raw, ids, values.contiguous(), keep.to(torch.int8), *size, BLOCK=_power_of_two(ids.shape[1]))
+    entries = ids.contiguous(), values.contiguous(), keep.to(torch.int8).contiguous()
+    kernels.put[(len(raw),)](raw, *entries, raw.shape[1], ids.shape[1], BLOCK=_power_of_two(ids.shape[1]))
 
 
 def _sums_by_id(ids: Tensor, probs: Tensor) -> Tensor:
@@ -177,6 +177,11 @@ def _kernel_divergence(mix: Mix) -> tuple[str, float]:
     parameters: tuple[float, ...] = astuple(mix.divergence)  # type: ignore[call-overload]
     name, parameter = _NAMES[type(mix.divergence)], next(iter(parameters), 0.0)
     return (name if parameter else name.removeprefix("skewed_")), parameter
+
+
+def _bias(head: Head) -> Tensor | None:
+    """As a kernel reads it: value by value. A user's may be a column of something."""
+    return None if head.bias is None else head.bias.contiguous()
 
 
 def _floats(head: Head) -> tuple[float, float | None]:

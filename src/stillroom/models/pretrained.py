@@ -22,6 +22,7 @@ with needs_extra("torch", "a text model"):
     import safetensors
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
     from torch import nn
 
 if TYPE_CHECKING:
@@ -116,10 +117,11 @@ def readable(name: str, place: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError, StrictDataclassError) as error:
         if isinstance(error, BadInput):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(" .:")
         needed = "Give a folder with config.json, model.safetensors and a tokenizer (./NAME), or a hub id."
         message = f"= {name!r} cannot be loaded: {reason}. {needed}"
         raise BadInput.at(place, message) from error

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stillroom.core.errors import BadInput, nearest
+from stillroom.core.errors import BadInput
 from stillroom.core.records import Column
 from stillroom.data.columns import coerce
 from stillroom.data.sources import read_table
@@ -126,20 +126,20 @@ def load(run_dir: Path | str, *, arm: str = "student") -> StudentPredictor:
     """The student of a run, or another of its models.
 
     Args:
-        arm: student, control (the same student, trained without the teacher) or teacher.
+        arm: student, control (the same student, trained without the teacher) or teacher; of another teacher of the job teacher@NAME,
+            and of its student student@NAME.
 
     Raises:
-        BadInput: no run there, no such arm.
+        BadInput: no run there, no such arm; names those that there are.
         StageFailed: it is not trained yet.
     """
     run = open_run(Path(run_dir))
-    folders = {"student": run.student, "control": run.arm("control", 0), "teacher": run.teacher}
-    if arm not in folders:
-        raise BadInput.at("arm", f"= {arm!r} is none of them; {nearest(arm, folders)}")
     job = load_job(run.job)
-    if arm == "control" and not job.evaluation.control:
-        raise BadInput.at("arm", "= 'control', but this run trained none (evaluation.control: false).")
-    folder = require(folders[arm], "train")
+    main = ["student", *(["control"] if job.evaluation.control else []), "teacher"]
+    there = [*main, *(f"{role}@{name}" for name in job.other_teachers for role in ("student", "teacher"))]
+    if arm not in there:
+        raise BadInput.at("arm", f"= {arm!r} is none of this run's: {', '.join(there)}.")
+    folder = require(run.arm(arm, 0), "train")
     return StudentPredictor(load_predictor(folder), read_manifest(folder)["columns"], job)
 
 

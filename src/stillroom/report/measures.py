@@ -145,9 +145,20 @@ def shown_difference(measure: str, value: float, *, signed: bool = True) -> str:
     return f"{sign}{text}" if signed and float(text.replace(NARROW_SPACE, "")) != 0 else text
 
 
-def difference_unit(measure: str) -> str:
-    """The unit of a difference, in words; "" for a plain number."""
-    return "percentage points" if style(measure).kind == "share" else ""
+def in_a_sentence(measure: str) -> str:
+    """A measure's name within a sentence, without its domain: "log loss", "ROC AUC"."""
+    label = style(measure.partition("@")[0]).label
+    return label if label.split()[0].isupper() else label[0].lower() + label[1:]
+
+
+def difference_words(measure: str, difference: float) -> str:
+    """How large a difference is: "2.8 percentage points of accuracy", "0.130 nats of log loss", "0.020 in macro F1"."""
+    size, name, plain = shown_difference(measure, abs(difference), signed=False), in_a_sentence(measure), measure.partition("@")[0]
+    if style(plain).kind == "share":
+        return f"{size} percentage points of {name}"
+    if plain in ("log_loss", "forward_kl"):
+        return f"{size} nats of {name}"
+    return f"{size} {name}" if plain == "bits_per_byte" else f"{size} in {name}"
 
 
 def parts(measure: str, value: float, *, like: float | None = None) -> tuple[str, str]:

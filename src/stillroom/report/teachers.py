@@ -7,7 +7,7 @@ from typing import Any
 from stillroom.core.arms import other_teacher, student_of, teacher_of
 from stillroom.core.records import Comparison, Evidence
 from stillroom.report import plots
-from stillroom.report.measures import difference_unit, percent, shown, shown_difference, shown_range, style
+from stillroom.report.measures import difference_words, in_a_sentence, percent, shown, shown_difference, shown_range, style
 
 CAUTION = "Whoever chooses a teacher by these documents should measure the chosen one\u2019s student on others."
 
@@ -48,7 +48,7 @@ def which_teacher(evidence: Evidence, measure: str) -> list[str]:
     values = {teacher: found.value for teacher, found in students.items() if found is not None}
     best = max(values, key=lambda teacher: sign * values[teacher])  # of equals the first: the main one
     domain = measure.partition("@")[2]
-    where, name = f"On {domain}" if domain else "On the test documents", _plain_label(measure)
+    where, name = f"On {domain}" if domain else "On the test documents", in_a_sentence(measure)
     sentences = [f"{where} {_who(best)} taught best: the {name} of its student is {shown(measure, values[best])}."]
     for teacher in teachers[1:]:
         if found := evidence.compared(student_of(teacher), "student", measure):
@@ -93,7 +93,8 @@ def _against_main(students: Comparison, teachers: Comparison | None, teacher: st
         return f"The student of {_who(teacher)} and the main teacher\u2019s do not differ ({interval})."
     side = "better" if students.difference > 0 else "worse"
     doubt = "beyond chance" if students.beyond_chance else "which chance may explain"
-    sentence = f"The student of {_who(teacher)} is {_amount(students)} {side} than the main teacher\u2019s, {doubt} ({interval})"
+    amount = difference_words(students.measure, students.difference)
+    sentence = f"The student of {_who(teacher)} is {amount} {side} than the main teacher\u2019s, {doubt} ({interval})"
     return f"{sentence}{_although_stronger(students, teachers, teacher)}."
 
 
@@ -102,23 +103,12 @@ def _although_stronger(students: Comparison, teachers: Comparison | None, teache
     if teachers is None or not teachers.beyond_chance or teachers.difference * students.difference > 0:
         return ""
     stronger = _who(teacher if teachers.difference > 0 else "teacher")
-    rest = f", although {stronger} is itself the better model by {_amount(teachers)}"
+    rest = f", although {stronger} is itself the better model by {difference_words(teachers.measure, teachers.difference)}"
     return f"{rest}: the stronger teacher taught worse" if students.beyond_chance else rest
 
 
 def _who(teacher: str) -> str:
     return teacher if other_teacher(teacher) else "the main teacher"
-
-
-def _plain_label(measure: str) -> str:
-    label = style(measure.partition("@")[0]).label
-    return label[0].lower() + label[1:]
-
-
-def _amount(found: Comparison) -> str:
-    unit = difference_unit(found.measure)
-    size = shown_difference(found.measure, abs(found.difference), signed=False)
-    return f"{size} {unit} of {_plain_label(found.measure)}" if unit else f"{size} in {_plain_label(found.measure)}"
 
 
 def _signed(found: Comparison, value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stillroom.core.records import Evidence, Verdict
-from stillroom.report.measures import difference_unit, percent, ratio, shown, shown_difference, style
+from stillroom.report.measures import difference_words, in_a_sentence, percent, ratio, shown, shown_difference, style
 
 HEADLINES = {
     "helped": "Distillation helped.",
@@ -33,15 +33,14 @@ def finding(evidence: Evidence, confidence: float | None = None) -> str:
     verdict = evidence.verdict
     if verdict is None:
         return "Whether the teacher was worth it can only be judged against the same student trained without it."
-    name = _in_a_sentence(verdict.measure)
-    unit = difference_unit(verdict.measure)
-    size = shown_difference(verdict.measure, abs(verdict.difference), signed=False)
-    amount = f"{size} {unit} of {name}" if unit else f"{size} in {name}"
     level = "" if confidence is None else f"{percent(confidence)} "
     interval = f"{level}interval {_signed(verdict, verdict.low)} to {_signed(verdict, verdict.high)}"
     if verdict.difference == 0:
-        return f"On {name} the student and the same student trained without the teacher do not differ ({interval})."
+        return (
+            f"On {in_a_sentence(verdict.measure)} the student and the same student trained without the teacher do not differ ({interval})."
+        )
     side = "better" if verdict.difference > 0 else "worse"
+    amount = difference_words(verdict.measure, verdict.difference)
     return f"The student is {amount} {side} than the same student trained without the teacher ({interval})."
 
 
@@ -50,7 +49,7 @@ def against_teacher(evidence: Evidence) -> str:
     sentences = []
     kept = evidence.value("student", "retention")
     if kept is not None and evidence.verdict is not None:
-        name = _in_a_sentence(evidence.verdict.measure)
+        name = in_a_sentence(evidence.verdict.measure)
         if style(evidence.verdict.measure).better == "lower" and kept.value > 0:
             sentences.append(f"Its {name} is {ratio(1 / kept.value)} the teacher\u2019s.")
         else:
@@ -119,11 +118,6 @@ def _compared(evidence: Evidence, measure: str, preposition: str, less: str, mor
     if 0.95 < factor < 1.05:
         return both
     return f"{both}: {ratio(factor)} {less}" if factor > 1 else f"{both}: {ratio(1 / factor)} {more}"
-
-
-def _in_a_sentence(measure: str) -> str:
-    label = style(measure).label
-    return label if label.split()[0].isupper() else label[0].lower() + label[1:]
 
 
 def _signed(verdict: Verdict, value: float) -> str:

@@ -10,13 +10,14 @@ import numpy as np
 
 from stillroom.core.errors import BadInput, Problem, nearest, needs_extra
 from stillroom.core.token_records import TokenExample
-from stillroom.models.causal import load_causal, shared_vocabulary, size_note
+from stillroom.models.causal import load_causal, shared_vocabulary, size_note, sketch_causal
 from stillroom.models.pretrained import quiet, seeded, to_accelerator
 from stillroom.spec.student import WIDTHS
 from stillroom.students.causal import check_cut, cut_student
 
 with needs_extra("torch", "a language model as a student"):
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
 if TYPE_CHECKING:
@@ -69,20 +70,23 @@ def build_student(
     return model, notes
 
 
-def check_student(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel) -> None:
+def check_student(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel) -> PreTrainedModel:
     """What can be wrong with a student of this teacher before any weight is loaded: `teacher` may lie on the meta device.
 
+    Returns:
+        A model on the meta device that reads as many tokens as the student will; for one that is cut out of the teacher, the teacher.
+
     Raises:
-        BadInput: the teacher cannot be cut so, or its config has no such field.
+        BadInput: the teacher cannot be cut so, its config has no such field or makes no model so, or there is nothing to load.
     """
     if spec.init == "teacher-layers":
         check_cut(teacher, spec.layers, spec.layer_choice, {name: getattr(spec, name) for name in WIDTHS})
-    elif spec.init == "fresh":
-        known = {**teacher.config.to_dict(), **teacher.config.attribute_map}
-        unknown = [name for name in spec.config if name not in known]
-        if unknown:
-            kind = type(teacher.config).__name__
-            raise BadInput(Problem(f"student.config.{name}", f"no such field of {kind}; {nearest(name, known)}") for name in unknown)
+        return teacher
+    if spec.init == "pretrained":
+        assert spec.model is not None, "checked by the job"
+        return sketch_causal(spec.model, place="student.model")
+    with torch.device("meta"):
+        return _drawn(spec, teacher)
 
 
 def merged(model: Any) -> PreTrainedModel:
@@ -98,15 +102,23 @@ def _pretrained(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, tokenize
 
 
 def _fresh(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
-    check_student(spec, teacher)
-    config = type(teacher.config).from_dict({**teacher.config.to_dict(), **spec.config})
+    with seeded(seed):
+        return to_accelerator(_drawn(spec, teacher)).eval()
+
+
+def _drawn(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel) -> PreTrainedModel:
+    """The teacher's architecture with other sizes and random weights."""
+    known = {**teacher.config.to_dict(), **teacher.config.attribute_map}
+    if unknown := [name for name in spec.config if name not in known]:
+        kind = type(teacher.config).__name__
+        raise BadInput(Problem(f"student.config.{name}", f"no such field of {kind}; {nearest(name, known)}") for name in unknown)
     try:
-        with quiet(), seeded(seed):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    except (ValueError, RuntimeError, TypeError) as error:
+        with quiet():
+            config = type(teacher.config).from_dict({**teacher.config.to_dict(), **spec.config})
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except (ValueError, RuntimeError, TypeError, StrictDataclassError) as error:
         raise BadInput.at("student.config", f"= {dict(spec.config)} makes no model: {' '.join(str(error).split())}") from error
-    fresh: PreTrainedModel = to_accelerator(model).eval()
-    return fresh
+    return model
 
 
 def _with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Any:

@@ -138,7 +138,8 @@ def train_language_model(
     padding = tokenizer.pad_token_id or 0
     read = None if teacher is None else partial(teacher.read, vocabulary_size=vocabulary_size)
     train_set = TokenRows(sequences.examples, packed=packing, padding=padding, read=read)
-    _check_memory(student, teacher, train_set, arguments, vocabulary_size, max_length=settings["max_length"])
+    limit, sharded = settings["max_length"], sharding is not None
+    _check_memory(student, teacher, train_set, arguments, vocabulary_size, max_length=limit, sharded=sharded)
     validation_set = None if validation is None else TokenRows(validation.examples, padding=padding)
     data = [[example.fingerprint for example in part.examples] for part in (sequences, validation) if part is not None]
     code = [torch.__version__, transformers.__version__]
@@ -317,14 +318,14 @@ def _check_memory(
     vocabulary_size: int,
     *,
     max_length: int,
+    sharded: bool,
 ) -> None:
     """Refuse a training whose largest batch does not fit into memory."""
-    if arguments.fsdp:
-        return  # what each process holds is FSDP's to say
     inner, row_tokens = _inner(student), max_length if rows.packed else max(rows.lengths)
     needed = partial(
         training_memory, student, inner, row_tokens=row_tokens, kept_of_row=kept_activations(inner, row_tokens, packed=rows.packed),
         vocabulary_size=vocabulary_size, arguments=arguments, teacher=TeacherMemory() if teacher is None else teacher.memory,
+        sharded=sharded,
     )  # fmt: skip
     size = min(arguments.per_device_train_batch_size, len(rows))
     refuse_too_large_training(

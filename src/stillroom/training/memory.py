@@ -9,12 +9,13 @@ Shapes: B rows of S tokens on a device, H channels of the hidden states, V token
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from stillroom.core.errors import StageFailed, needs_extra
-from stillroom.losses.fused import CHUNK_BYTES
+from stillroom.losses.fused import chunk_bytes
 from stillroom.models.causal import head_of, hidden_states
 from stillroom.models.memory import available_memory, bytes_per_token, gib, model_bytes
 from stillroom.models.pretrained import seeded
@@ -89,6 +90,7 @@ def training_memory(
     vocabulary_size: int,
     arguments: TrainingArguments,
     teacher: TeacherMemory,
+    sharded: bool = False,
 ) -> TrainingMemory:
     """What a batch of B = `rows` rows of S = `row_tokens` tokens needs, each of them asked.
 
@@ -96,21 +98,25 @@ def training_memory(
         student: the model as it is trained, with its adapters.
         inner: the model of transformers in it.
         kept_of_row: as `kept_activations` has it.
+        sharded: whether the processes divide gradients and moments among them. What is gathered of the weights, at most the model, takes
+            the place of the whole model that was loaded.
     """
+    shards = arguments.world_size if sharded else 1
+    in_buckets = arguments.world_size > shards  # where DDP adds the gradients up
     tokens, weight = rows * row_tokens, head_of(inner).weight
     gradients = sum(p.numel() * p.element_size() for p in student.parameters() if p.requires_grad)
     states, blocks = tokens * weight.shape[1] * weight.element_size(), int(inner.config.get_text_config().num_hidden_layers)
     kept = rows * kept_of_row
     if getattr(arguments, RECOMPUTE):
         kept = blocks * states + kept // blocks
-    chunk = min(CHUNK_BYTES, 4 * tokens * vocabulary_size) * (2 if teacher.is_dense else 1)
+    chunk = min(chunk_bytes(inner.device), 4 * tokens * vocabulary_size) * (2 if teacher.is_dense else 1)
     by_loss = states + (4 * vocabulary_size * weight.shape[1] if weight.requires_grad else 0)
     return TrainingMemory(
-        state=gradients * (1 + _moments(arguments)),
+        state=gradients * (1 + in_buckets + _moments(arguments)) // shards,
         activations=kept + tokens * bytes_per_token(inner),
         loss=by_loss + max(chunk, by_loss),
         teacher=tokens * max(teacher.bytes_per_token, teacher.bytes_per_position),
-        checkpoint=model_bytes(student),
+        checkpoint=model_bytes(student) // shards,
     )
 
 
@@ -141,6 +147,8 @@ def refuse_too_large_training(needed: Callable[[int], TrainingMemory], rows: int
         StageFailed: it does not fit.
     """
     available, asked = available_memory(device), needed(rows)
+    if available is not None and device.type == "cpu":
+        available //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on one machine share its memory
     if available is None or asked.total <= available:
         return
     fitting = next((fewer for fewer in range(rows - 1, 0, -1) if rows % fewer == 0 and needed(fewer).total <= available), None)

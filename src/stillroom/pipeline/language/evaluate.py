@@ -18,6 +18,7 @@ from stillroom.evaluation.generation import generation_measures
 from stillroom.evaluation.language import language_evidence
 from stillroom.evaluation.language_cost import measure_language_cost
 from stillroom.models import language as saved
+from stillroom.models.causal import sketch_causal
 from stillroom.models.language import LanguagePredictor
 from stillroom.models.language_scores import score
 from stillroom.models.token_batches import context_length
@@ -71,7 +72,9 @@ class _Prompts:
 
 def _measure(work: LanguageWork, taught: Taught) -> tuple[Evidence, Details]:
     settings = work.job.evaluation
-    prompts = _prompts(work, saved.load(work.folder.teacher), taught.context)
+    own = context_length(sketch_causal(str(work.folder.student), place="student"))  # the control's too
+    limit = min((context for context in (taught.context, own) if context is not None), default=None)
+    prompts = _prompts(work, saved.load(work.folder.teacher), limit)
     heard = _hear(work, taught, prompts)
     written = generation_measures(
         greedy=heard.greedy, sampled=heard.sampled, references=prompts.answers, confidence=settings.confidence,
@@ -127,7 +130,7 @@ def _write(heard: _Heard, arm: str, model: LanguagePredictor, prompts: _Prompts,
 
 def _prompts(work: LanguageWork, teacher: LanguagePredictor, limit: int | None = None) -> _Prompts:
     """Test documents drawn with the job's seed, those with an answer where there are any; those whose prompt leaves no room
-    for the new tokens, in the teacher's context and in `limit` tokens, are passed over."""
+    for the new tokens, in the teacher's context and in `limit` tokens, that of the other arms, are passed over."""
     settings, texts = work.job.evaluation, work.corpus.test_texts
     is_rendered = work.job.data.messages is not None
     order = [texts[row] for row in np.random.default_rng(work.job.seed).permutation(len(texts))]
@@ -144,13 +147,14 @@ def _prompts(work: LanguageWork, teacher: LanguagePredictor, limit: int | None =
             chosen.append((prompt, answer))
         num_passed_over += not fits
     if num_passed_over:
-        room = f"leave no room for {settings.new_tokens} new tokens (evaluation.new_tokens) in the teacher's context of {context}"
-        work.listener.say(f"{num_passed_over} test prompts {room}; others are continued in their place.")
+        room = f"leave no room for {settings.new_tokens} new tokens (evaluation.new_tokens) in the shortest context of an arm, {context}"
+        work.listener.say(f"{num_passed_over} test prompts {room}; {len(chosen)} others are continued.")
     answers = [_without_special_tokens(teacher, answer) for _, answer in chosen] if with_answers else None
     end = end_of_turn(teacher.tokenizer) if is_rendered else None
     begun = [prompt for prompt, _ in chosen]
+    room_for_prompt = _PROMPT_TOKENS if context is None else min(_PROMPT_TOKENS, context - settings.new_tokens)
     timed = [
-        teacher.prompt_ids(text, is_rendered=is_rendered)[:_PROMPT_TOKENS]
+        teacher.prompt_ids(text, is_rendered=is_rendered)[:room_for_prompt]
         for text in begun or [text for text in map("".join, texts[:_COST_TEXTS]) if text][:1]
     ]
     return _Prompts(begun, answers, settings.new_tokens, is_rendered, () if end is None else (end,), timed)

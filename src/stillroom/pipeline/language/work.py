@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from stillroom.spec.student import HuggingFaceStudentSpec
 from stillroom.spec.teacher import HuggingFaceTeacherSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -88,29 +89,44 @@ def check_against_teacher(work: LanguageWork) -> None:
     from stillroom.models.causal import sketch_causal
     from stillroom.models.token_batches import context_length
     from stillroom.students.language import check_student
+
+    corpus = work.corpus
+    readers = {"teacher": sketch_causal(work.teacher_spec.model, place="teacher.model")}
+    problems: list[Problem] = []
+    with collecting(problems):
+        readers["student"] = check_student(work.student_spec, readers["teacher"])
+    parts = [corpus.train, corpus.test, *corpus.other_domains.values(), *([corpus.validation] if corpus.validation else [])]
+    longest = max(len(example) for part in parts for example in part.examples)
+    reader = min(readers, key=lambda who: context_length(readers[who]) or math.inf)
+    problems += training_problems(work.job, readers[reader], longest, reader=reader)
+    if problems:
+        raise BadInput(problems)
+
+
+def training_problems(job: Job, model: PreTrainedModel, longest: int, *, reader: str) -> list[Problem]:
+    """What is wrong with the training's arguments, and with the lengths of examples and continuations in the context of a model.
+
+    Args:
+        longest: tokens of the longest example.
+        reader: whose context it is.
+    """
+    from stillroom.models.token_batches import context_length
     from stillroom.training.arguments import further_arguments
     from stillroom.training.sharding import read_sharding
 
-    job, corpus = work.job, work.corpus
-    teacher = sketch_causal(work.teacher_spec.model, place="teacher.model")
     problems: list[Problem] = []
-    with collecting(problems):
-        check_student(work.student_spec, teacher)
     with collecting(problems):
         _, further = read_sharding(job.training.arguments)
         further_arguments({**job.training.model_dump(), "arguments": further})
-    context = context_length(teacher)
-    parts = [corpus.train, corpus.test, *corpus.other_domains.values(), *([corpus.validation] if corpus.validation else [])]
-    longest = max(len(example) for part in parts for example in part.examples)
+    context = context_length(model)
     if context is not None and longest > context:
-        reason = f"the teacher reads {context} tokens at once, and an example has {longest}; set it to {context} or less."
+        reason = f"the {reader} reads {context} tokens at once, and an example has {longest}; set it to {context} or less."
         problems.append(Problem("training.max_length", f"= {job.training.max_length}: {reason}"))
     writes = job.evaluation.prompts or job.evaluation.cost
     if context is not None and writes and job.evaluation.new_tokens >= context:
-        reason = f"leaves no room for a prompt in the {context} tokens that the teacher reads at once; take fewer."
+        reason = f"leaves no room for a prompt in the {context} tokens that the {reader} reads at once; take fewer."
         problems.append(Problem("evaluation.new_tokens", f"= {job.evaluation.new_tokens} {reason}"))
-    if problems:
-        raise BadInput(problems)
+    return problems
 
 
 def _require_same_tokens(work: LanguageWork, name: str) -> None:
