@@ -162,6 +162,42 @@ def test_adapters_learn_and_are_merged(family: str, weight: str, teacher: Callab
     assert torch.equal(before[kept], after[kept])
 
 
+@pytest.mark.parametrize("init", [{"layers": [0, 3]}, {"init": "pretrained"}])
+def test_adapters_resume_from_checkpoints_that_ask_the_hub_nothing(
+    init: dict[str, Any], teacher: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peft = pytest.importorskip("peft")
+    asked: list[str] = []
+    monkeypatch.setattr(peft.utils.save_and_load, "check_file_exists_on_hf_hub", lambda name, *_, **__: asked.append(name))
+    folder, steps = teacher("qwen2"), list[int]()
+
+    class Interrupting(Silence):
+        def task(self, name: str) -> Any:
+            def told(done: int, total: int) -> None:
+                if name == "training the student, seed 0":
+                    steps.append(done)
+                    if steps.count(9) == 1 and done == 9:
+                        raise KeyboardInterrupt
+
+            return told
+
+    named = {"model": str(folder)} if init.get("init") else {}
+    sections = {
+        "student": {"kind": "huggingface", "lora": {"r": 2}, **init, **named},
+        "training": {"num_train_epochs": 2, "per_device_train_batch_size": 4, "max_length": 64, "arguments": {"save_steps": 1}},
+        "evaluation": {**SHORT, "control": False},
+    }
+    made = job(tmp_path, folder, "messages", **sections)
+    stillroom.run(made, run_dir=tmp_path / "undisturbed", until="train")
+    with pytest.raises(KeyboardInterrupt):
+        stillroom.run(made, run_dir=tmp_path / "run", until="train", listener=Interrupting())
+    resumed = stillroom.run(made, run_dir=tmp_path / "run", until="train", listener=Interrupting())
+    assert steps == [*range(1, 10), *range(9, steps[-1] + 1)], "one step is done again"
+    before, after = weights(tmp_path / "undisturbed" / "student"), weights(resumed.folder.student)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert asked == []
+
+
 @pytest.mark.parametrize("tokens", ["threshold", "online"])
 def test_packed_rows_teach_what_padded_ones_do(tokens: str, teacher: Callable[[str], Path], tmp_path: Path) -> None:
     folder, runs = teacher("qwen2"), {}

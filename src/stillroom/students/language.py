@@ -129,7 +129,10 @@ def _with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Any:
     )
     with quiet(), seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what peft sets by itself for GPT-2's layers, and an old name by which it asks transformers
-        return peft.get_peft_model(model, settings)
+        adapted: Any = peft.get_peft_model(model, settings)
+    # Not the place that the model came from: at every checkpoint peft would ask the hub for its config, to see whether the vocabulary grew.
+    adapted.peft_config["default"].base_model_name_or_path = ""
+    return adapted
 
 
 def _calibration(examples: Sequence[TokenExample]) -> list[dict[str, torch.Tensor]]:
