@@ -103,7 +103,9 @@ def _pretrained(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, tokenize
 
 def _fresh(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
     with seeded(seed):
-        return to_accelerator(_drawn(spec, teacher)).eval()
+        student: PreTrainedModel = to_accelerator(_drawn(spec, teacher))
+    student.eval()  # type: ignore[no-untyped-call]
+    return student
 
 
 def _drawn(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel) -> PreTrainedModel:
