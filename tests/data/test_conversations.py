@@ -254,8 +254,9 @@ def test_keys_that_parquet_fills_with_nothing_are_not_there(make: Callable[[str]
 
 def test_calls_of_tools_are_refused_in_words(make: Callable[[str], Any]) -> None:
     calls = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {}}}]}
-    with pytest.raises(BadInput, match="turn 2 calls tools"):
-        conversation([ASK, calls], make(CHATML), place="row 1")
+    for turn in (calls, {**TWO, "tool_calls": 3}):
+        with pytest.raises(BadInput, match="turn 2 calls tools"):
+            conversation([ASK, turn], make(CHATML), place="row 1")
 
 
 def test_a_long_conversation_loses_its_end_and_says_so(make: Callable[[str], Any]) -> None:

@@ -79,8 +79,22 @@ def test_shared_documents_are_said(tmp_path: Path, tokenizer: Any) -> None:
     corpus = build_corpus(
         spec(tmp_path, "a.txt", source={"test": "b.txt"}, other_domains={"far": "b.txt"}), tokenizer, max_length=99, seed=0
     )
-    assert any("training documents too: 3" in note for note in corpus.notes)
+    for what in ("Test documents", "Documents of far"):
+        assert any(note.startswith(f"{what} that are training documents too: 3;") for note in corpus.notes)
     assert (len(corpus.train), len(corpus.test), len(corpus.other_domains["far"])) == (20, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["test", "train", "validation"])
+def test_another_domain_may_be_called_as_a_part(name: str, tmp_path: Path, tokenizer: Any) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(STORIES))
+    (tmp_path / "b.txt").write_text("quite another")
+    alone = build_corpus(spec(tmp_path, "a.txt", split={"validation": 0.2}), tokenizer, max_length=99, seed=0)
+    corpus = build_corpus(
+        spec(tmp_path, "a.txt", split={"validation": 0.2}, other_domains={name: "b.txt"}), tokenizer, max_length=99, seed=0
+    )
+    for part in ("train", "test", "validation"):
+        assert read(getattr(corpus, part), tokenizer) == read(getattr(alone, part), tokenizer)
+    assert read(corpus.other_domains[name], tokenizer) == ["quite another</s>"]
 
 
 def test_a_trial_is_said(tmp_path: Path, tokenizer: Any) -> None:

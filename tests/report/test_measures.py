@@ -94,7 +94,7 @@ def test_differences_carry_their_sign(measure: str, value: float, text: str) -> 
 
 
 def test_ratios() -> None:
-    assert [ratio(value) for value in (1.26, 9.94, 26.3, 790.2)] == ["1.3×", "9.9×", "26×", "790×"]
+    assert [ratio(value) for value in (0.982, 1.26, 9.94, 26.3, 790.2)] == ["0.98×", "1.3×", "9.9×", "26×", "790×"]
     assert plain(ratio(12_345)) == "12 000×"
 
 

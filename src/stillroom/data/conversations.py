@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import TemplateError
 
 from stillroom.core.errors import BadInput
@@ -147,7 +148,7 @@ def _checked(messages: Any, place: str) -> list[dict[str, Any]]:
         raise BadInput.at(place, f"holds a {type(messages).__name__}; {_WANTED}")
     turns = []
     for number, message in enumerate(messages, start=1):
-        if isinstance(message, Mapping) and (calls := message.get("tool_calls")) is not None and len(calls):
+        if isinstance(message, Mapping) and (calls := message.get("tool_calls")) is not None and np.size(calls):
             remedy = "write the calls into its content, or remove the row"
             raise BadInput.at(place, f"turn {number} calls tools (tool_calls), which cannot be learnt yet; {remedy}.")
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):

@@ -45,19 +45,20 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
         notes.append(f"A trial on part of the data: {limit} of the {len(everything)} documents of {train_place} (data.source.limit).")
         everything = _drawn(everything, limit, seed)
     parts = _split(everything, documents.pop(test_place, None), spec, seed)
-    shared = {document.text for document in parts["train"]} & {document.text for document in parts["test"]}
-    tokenised: dict[str, Sequences] = {}
     others = {place.rpartition(".")[2]: _drawn(texts, spec.other_documents, seed) for place, texts in documents.items()}
-    for part, texts in {**parts, **others}.items():
-        if texts:
-            tokenised[part], losses = tokenise(texts, tokenizer, max_length=max_length, place=f"data ({part} documents)")
-            notes += [f"{part}: {note}" for note in losses.notes(max_length)]
-    if shared:
-        notes.append(f"Test documents that are training documents too: {len(shared)}; what is measured may flatter every arm.")
-    train, test, validation = (tokenised.pop(part, None) for part in ("train", "test", "validation"))
-    assert train is not None
-    assert test is not None
-    return Corpus(train, test, validation, tokenised, tuple(document.halves for document in parts["test"]), tuple(notes))
+
+    def tokenised(part: str, texts: list[MarkedText]) -> Sequences:
+        sequences, losses = tokenise(texts, tokenizer, max_length=max_length, place=f"data ({part} documents)")
+        notes.extend(f"{part}: {note}" for note in losses.notes(max_length))
+        return sequences
+
+    own = {part: tokenised(part, texts) for part, texts in parts.items() if texts}
+    far = {name: tokenised(name, texts) for name, texts in others.items()}
+    known = {document.text for document in parts["train"]}
+    for what, texts in {"Test documents": parts["test"], **{f"Documents of {name}": texts for name, texts in others.items()}}.items():
+        if num_known := sum(document.text in known for document in texts):
+            notes.append(f"{what} that are training documents too: {num_known}; what is measured may flatter every arm.")
+    return Corpus(own["train"], own["test"], own.get("validation"), far, tuple(document.halves for document in parts["test"]), tuple(notes))
 
 
 def read_documents(path: Path, spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, place: str) -> list[MarkedText]:

@@ -199,8 +199,8 @@ def percent(level: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """A factor: "12\u00d7", "1.3\u00d7"."""
-    return f"{_significant(value, 2 if value >= 1 else 1)}\u00d7"
+    """A factor: "12\u00d7", "1.3\u00d7", "0.98\u00d7"."""
+    return f"{_significant(value, 2)}\u00d7"
 
 
 def _unit(size: float, units: list[tuple[float, str]]) -> tuple[float, str]:

@@ -103,9 +103,7 @@ def _pretrained(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, tokenize
 
 def _fresh(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
     with seeded(seed):
-        student: PreTrainedModel = to_accelerator(_drawn(spec, teacher))
-    student.eval()  # type: ignore[no-untyped-call]
-    return student
+        return to_accelerator(_drawn(spec, teacher))
 
 
 def _drawn(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel) -> PreTrainedModel:
@@ -117,10 +115,11 @@ def _drawn(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel) -> PreTrained
     try:
         with quiet():
             config = type(teacher.config).from_dict({**teacher.config.to_dict(), **spec.config})
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     except (ValueError, RuntimeError, TypeError, StrictDataclassError) as error:
         raise BadInput.at("student.config", f"= {dict(spec.config)} makes no model: {' '.join(str(error).split())}") from error
-    return model
+    drawn: PreTrainedModel = model.eval()
+    return drawn
 
 
 def _with_adapters(model: PreTrainedModel, spec: LoraSpec, seed: int) -> Any:
