@@ -175,6 +175,18 @@ def test_what_is_stored_serves_other_students_without_a_key_or_a_server(
     assert record(tmp_path / "run") == before, "how fast it may be asked is no part of what it answers"
 
 
+def test_another_task_is_another_question_and_labels_anew(serve: Make, make: Make, tmp_path: Path) -> None:
+    server, stages = serve(), set()
+    for task, asked in (("Name it.", 80), ("Say which it is.", 160), ("Say which it is.", 160)):
+        stillroom.run(make(server, specification={"task": task}), run_dir=tmp_path / "run", until="label")
+        assert server.number == asked
+        stages.add(record(tmp_path / "run")["inputs"])
+    assert len(stages) == 2, "the students of one task are not those of another"
+    server.script = lambda number, body: {"content": json.dumps({"label": "card"})}
+    transfer = label(open_work(make(server, specification={"task": "Say card."}), RunFolder(tmp_path / "run"), Silence()))
+    assert (transfer.answers.argmax(axis=1) == sorted(WORDS).index("card")).all()
+
+
 def off_label(number: int, body: dict[str, Any]) -> dict[str, Any]:
     """One row in five is never answered with a label; others need a second question, or a mend."""
     row = int(said(body).split()[-1])
