@@ -81,7 +81,11 @@ def test_a_job_is_frozen() -> None:
         ("data__target", "y", "data.target: = 'y', but bundled sets know their own target; remove it."),
         ("teacher", {"kind": "huggingface", "model": "x"}, "teacher.kind: = 'huggingface' reads text;"),
         ("teacher", {"kind": "estimator"}, "teacher: give either 'estimator' (fitted on the spot) or 'fitted'"),
-        ("teacher", {"estimator": "svm"}, "teacher: has no 'kind' that is a word; give one of estimator, huggingface, endpoint, ensemble, python."),
+        (
+            "teacher",
+            {"estimator": "svm"},
+            "teacher: has no 'kind' that is a word; give one of estimator, huggingface, endpoint, ensemble, python.",
+        ),
         ("student", {"kind": "plugin"}, "student: kind = 'plugin' is not one of them; allowed: estimator, huggingface."),
         ("data__source__kind", "csv", "data.source: kind = 'csv' is not one of them; allowed: file, hub, sklearn."),
         ("teacher", "svm", "teacher: = 'svm' must be a section with keys and values."),
