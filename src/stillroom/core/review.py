@@ -63,6 +63,17 @@ def standing(decisions: Iterable[Decision]) -> dict[tuple[str, int, str], Decisi
     return last
 
 
+def opinions(decisions: Iterable[Decision]) -> dict[tuple[str, int], Decision]:
+    """(sample, row) -> the last decision on each row that is judged. Where reviewers differ, the later one has seen more."""
+    return {(d.sample, d.row): d for d in standing(decisions).values() if d.label is not None}
+
+
+def corrections(decisions: Iterable[Decision]) -> list[Decision]:
+    """The last decision on each example that is judged, of those that correct the teacher."""
+    last = {d.example: d for d in standing(decisions).values() if d.label is not None}
+    return [decision for decision in last.values() if decision.corrects]
+
+
 @dataclass(frozen=True)
 class Confusion:
     """The teacher said `teacher` where people said `label`, on so many reviewed rows."""

@@ -13,8 +13,8 @@ may stop anywhere.
 The estimate is the stratified (here also the Horvitz-Thompson) one, unbiased. Its interval is Wilson's with the effective sample size
 (Wilson 1927, J. Am. Stat. Assoc. 22:209; Kish 1965; Franco et al. 2019, J. Surv. Stat. Methodol. 7:334). In the variance each stratum's
 share of errors is drawn to the common one by two rows: a stratum without an error seen has no variance else. Simulated with 50 to 200
-reviewed of 600 and 5000 rows, teachers that are honest, too sure or too modest, and errors from 0.7 to 24 %, the 95 % interval held the truth
-in 93 to 97 %; smaller versions run in `tests/evaluation/test_review.py`.
+reviewed of 600 and 5000 rows, teachers that are honest, too sure or too modest, and errors from 0.7 to 24 %, the 95 % interval held the
+truth in 93 to 97 %; smaller versions run in `tests/evaluation/test_review.py`.
 """
 
 from __future__ import annotations

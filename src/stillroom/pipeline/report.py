@@ -12,10 +12,12 @@ from typing import Any
 from stillroom.core.files import write_json, write_text
 from stillroom.core.fingerprint import folder_fingerprint
 from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck
+from stillroom.core.review import ReviewFinding
 from stillroom.lineage.record import lineage_record, package_versions
 from stillroom.pipeline.evaluate import test_reads
 from stillroom.pipeline.export import export
 from stillroom.pipeline.folder import STAGES, read_record
+from stillroom.pipeline.review import corrected_rows, review_finding
 from stillroom.pipeline.terms import Terms, check_terms
 from stillroom.pipeline.work import Work
 from stillroom.report.card import render_card
@@ -28,10 +30,10 @@ def report(work: Work) -> None:
     """Write the report, the card and the lineage. Always written anew: they only show what is recorded."""
     exported = export(work)
     transfer = exported.transfer
-    found = Found(
-        exported.evidence, _notes(work, transfer.num_labelled, len(transfer.batch)), transfer.leak, transfer.calibration, exported.parity
-    )
-    write_report(work, found)
+    review = review_finding(work, transfer) if work.dataset.task == "classification" else None
+    num_corrected = len(corrected_rows(work, transfer))
+    notes = _notes(work, transfer.num_labelled, len(transfer.batch), num_corrected)
+    write_report(work, Found(exported.evidence, notes, transfer.leak, transfer.calibration, exported.parity, review, num_corrected))
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Found:
     leak: LeakFinding | None = None
     calibration: Calibration | None = None
     parity: Mapping[str, ParityCheck] = field(default_factory=dict)
+    review: ReviewFinding | None = None
+    corrected_rows: int = 0
 
 
 def write_report(work: Work, found: Found) -> None:
@@ -55,7 +59,7 @@ def write_report(work: Work, found: Found) -> None:
         work.job, teacher=str(labelled.get("teacher", "")), data=work.data_fingerprint, student=folder_fingerprint(folder.student),
         other_teachers={name: str(read_record(folder.record(record)).get("teacher", "")) for name, record in others.items()},
     )  # fmt: skip
-    write_json(folder.lineage, _lineage(work, terms))
+    write_json(folder.lineage, _lineage(work, terms, found.corrected_rows))
     data = ReportData(
         title=work.job.name or "job",
         job=work.job.model_dump(mode="json"),
@@ -65,6 +69,7 @@ def write_report(work: Work, found: Found) -> None:
         leak=found.leak,
         calibration=found.calibration,
         parity=found.parity,
+        review=found.review,
         notes=found.notes,
         seconds={
             stage: record["seconds"]
@@ -97,14 +102,14 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _lineage(work: Work, terms: Terms) -> dict[str, Any]:
+def _lineage(work: Work, terms: Terms, corrected_rows: int) -> dict[str, Any]:
     return lineage_record(
         job=work.job.model_dump(mode="json"), teachers=terms.teachers, data=terms.data, student=terms.student, waiver=terms.waiver,
-        seeds=work.seeds, packages=package_versions(),
+        seeds=work.seeds, packages=package_versions(), corrected_rows=corrected_rows,
     )  # fmt: skip
 
 
-def _notes(work: Work, num_labelled: int, num_transfer: int) -> tuple[str, ...]:
+def _notes(work: Work, num_labelled: int, num_transfer: int, num_corrected: int) -> tuple[str, ...]:
     data = work.dataset
     notes = [
         f"{num_labelled} labelled training rows, {num_transfer - num_labelled} rows of the pool, {len(data.test)} test rows.",
@@ -113,6 +118,8 @@ def _notes(work: Work, num_labelled: int, num_transfer: int) -> tuple[str, ...]:
     ]
     if work.job.labelling.mode == "in-sample":
         notes.append("The job asked for in-sample labels: the teacher answered rows that it had been fitted on.")
+    if num_corrected:
+        notes.append(f"People corrected {num_corrected} rows: the student learnt their labels there, instead of the teacher's answers.")
     return (*notes, *read_notes(work))
 
 

@@ -12,6 +12,7 @@ from stillroom.core.records import Evidence, Measure, Provenance
 from stillroom.report import words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import percent, shown, shown_range, style
+from stillroom.report.review import review_words
 from stillroom.report.teachers import CAUTION, domains_of, level_words, which_teacher
 
 _PIPELINES = {
@@ -118,6 +119,8 @@ def _own_limits(data: ReportData) -> list[str]:
     ]
     if data.leak is not None and data.leak.leaks and data.setting("labelling", "mode") == "in-sample":
         limits.append(data.leak.message)
+    if data.review is not None:
+        limits += review_words(data.review)
     return limits
 
 

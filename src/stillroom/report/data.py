@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck, Provenance
+from stillroom.core.review import ReviewFinding
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class ReportData:
         leak: None for a teacher that was not fitted on the rows.
         calibration: None where the job asked for none.
         parity: export format -> its check.
+        review: what people found about the teacher's answers; None where nobody has looked.
         notes: findings that a reader must see, one sentence each.
         seconds: stage -> seconds of work over all attempts.
         environment: name -> version or fact of the machine.
@@ -34,6 +36,7 @@ class ReportData:
     leak: LeakFinding | None = None
     calibration: Calibration | None = None
     parity: Mapping[str, ParityCheck] = field(default_factory=dict)
+    review: ReviewFinding | None = None
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)

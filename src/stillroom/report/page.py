@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
-from stillroom.report import plots, teachers, words
+from stillroom.report import plots, review, teachers, words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import GROUP_TITLES, STYLES, explanation, percent, ratio, shown, shown_range, shown_work, style
 
@@ -132,6 +132,7 @@ def _findings(data: ReportData) -> dict[str, Any]:
         "cases_summary": _cases_summary(disagreements, task),
         "leak": None if data.leak is None else _leak(data.leak, in_sample=data.setting("labelling", "mode") == "in-sample"),
         "calibration": None if data.calibration is None else data.calibration.message,
+        "review": None if data.review is None else review.section(data.review),
         "parity": [
             {
                 "format": name,
@@ -185,7 +186,7 @@ def _contents(data: ReportData) -> list[tuple[str, str]]:
         ("reliability", "Reliability", any(_of_main(details.reliability).values())),
         ("disagreements", "Disagreements", bool(details.disagreements)),
         ("slices", "Groups", bool(details.slices)),
-        ("teacher", "Teacher", data.leak is not None or data.calibration is not None),
+        ("teacher", "Teacher", any(found is not None for found in (data.leak, data.calibration, data.review))),
         ("exports", "Exports", bool(data.parity)),
         ("lineage", "Lineage", bool(data.provenance)),
         ("notes", "Notes", bool(data.notes)),

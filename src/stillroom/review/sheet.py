@@ -55,17 +55,18 @@ def read_sheet(session: Session, path: Path) -> tuple[dict[int, str | None], lis
     Raises:
         BadInput: the file is missing, no CSV in UTF-8, or lacks a column.
     """
-    numbers = {item.answer: [] for item in session.items}
-    for number, item in enumerate(session.items):
-        numbers[item.answer].append(number)
+    numbers: dict[str, list[int]] = {item.answer: [] for item in session.items}
+    for i, item in enumerate(session.items):
+        numbers[item.answer].append(i)
     labels: dict[int, str | None] = {}
     problems: list[Problem] = []
     lines: dict[int, int] = {}
     for line, cells in _lines(path):
-        place, said = f"{path}, line {line}", unguarded(cells["label"]).strip()
-        if not said:
+        place, said = f"{path}, line {line}", unguarded(cells["label"])
+        if not said.strip():
             continue
-        if (number := _number(cells, numbers)) is None:
+        number = _number(cells, numbers)
+        if number is None:
             remedy = "of no row of this sample; leave the column as it was written, and the file with the run that wrote it."
             problems.append(Problem(f"{place}, column 'key'", f"= {cells['key']!r} is {remedy}"))
             continue
@@ -94,9 +95,10 @@ def _number(cells: Mapping[str, str], numbers: Mapping[str, list[int]]) -> int |
 def _label(session: Session, number: int, said: str) -> str | None:
     if said in session.classes:
         return said
+    said = said.strip()
     if said.lower() in (ACCEPT, SKIP):
         return session.items[number].teacher if said.lower() == ACCEPT else None
-    folded = [name for name in session.classes if name.casefold() == said.casefold()]
+    folded = [name for name in session.classes if name.strip().casefold() == said.casefold()]
     if len(folded) == 1:
         return folded[0]
     raise ValueError(f"= {said!r} is no label; {nearest(said, session.classes)} Or {ACCEPT!r} accepts the teacher's, {SKIP!r} skips.")
