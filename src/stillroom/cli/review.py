@@ -41,7 +41,7 @@ def review(
         _serve(opened, port)
     else:
         kept = opened.read_sheet(filled)
-        typer.echo(f"{kept} decisions are new.")
+        typer.echo(f"{kept} {'decision is' if kept == 1 else 'decisions are'} new.")
     _conclude(opened, run_dir)
 
 
@@ -77,4 +77,7 @@ def _conclude(opened: Review, run_dir: Path) -> None:
     if decided < len(session.items):
         typer.echo("The same command goes on from there.")
     if found is not None:
-        typer.echo(f"Into the report: stillroom report {run_dir}/job.yaml --run {run_dir}")
+        again = f"{run_dir}/job.yaml --run {run_dir}"
+        typer.echo(f"Into the report: stillroom report {again}")
+        if found.num_wrong:
+            typer.echo(f"Into the students too: stillroom run {again} --set labelling.corrections=use")

@@ -30,9 +30,8 @@ def review_words(found: ReviewFinding) -> list[str]:
 
 def _error(found: ReviewFinding) -> str:
     error, low, high = (f"{100 * share:.1f}" for share in (found.error, found.low, found.high))
-    skipped = (
-        f" {_rows(found.num_skipped).capitalize()} {'was' if found.num_skipped == 1 else 'were'} skipped." if found.num_skipped else ""
-    )
+    were = "was" if found.num_skipped == 1 else "were"
+    skipped = f" {_rows(found.num_skipped).capitalize()} {were} skipped." if found.num_skipped else ""
     return (
         f"The teacher was wrong on {error}{NARROW_SPACE}% ({low} to {high}{NARROW_SPACE}%) of the {found.num_rows} rows it labelled, by "
         f"{found.num_reviewed} reviewed {'row' if found.num_reviewed == 1 else 'rows'}. What it gets wrong is what a student learns from "

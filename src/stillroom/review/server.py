@@ -107,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in self.server.hosts:
             self._refuse(HTTPStatus.FORBIDDEN, f"open the address that stillroom has printed: http://{self.server.hosts[0]}/...")
             return None
-        token, _, path = self.path.partition("?")[0].removeprefix("/").partition("/")
-        if not compare_digest(token.encode(), self.server.token.encode()):
+        token, slash, path = self.path.partition("?")[0].removeprefix("/").partition("/")
+        if not (slash and compare_digest(token.encode(), self.server.token.encode())):
             self._refuse(HTTPStatus.NOT_FOUND, "no such page; open the whole address that stillroom has printed.")
             return None
         return path

@@ -72,8 +72,8 @@ async function show(next) {
   list();
   progress();
   at("said").textContent = `Row ${number + 1}. ${single ? row.cells[0][1] : ""} The teacher says ${row.teacher}, ${percent(row.answers[0].prob)}. ${before()}`;
-  if (matchMedia("(pointer: fine)").matches) at("typed").focus({ preventScroll: true });
-  else at("text").focus({ preventScroll: true });
+  // On a touch screen the field would bring up the keyboard at every row.
+  at(matchMedia("(pointer: coarse)").matches ? "where" : "typed").focus({ preventScroll: true });
   scrollTo(0, 0);
 }
 
