@@ -90,6 +90,12 @@ def test_doubtful_rows_are_looked_at_more_often_but_sure_ones_are_not_left_out()
     assert sizes[-1] / sizes[0] > 0.4  # the rate of the surest beside that of the most doubtful
 
 
+def test_a_teacher_that_is_sure_of_nearly_all_is_not_taken_at_its_word() -> None:
+    top = np.where(np.arange(1000) < 500, 1 - 1e-6, 0.5)
+    sizes = np.bincount(stratify(np.stack([top, 1 - top], axis=1)), minlength=NUM_STRATA)
+    assert sizes.min() / sizes.max() > 0.4
+
+
 def test_every_label_has_its_share_of_a_sample() -> None:
     """Within a stratum, a label with share s has s of the rows to within 2; by chance alone that is often missed."""
     probs = answers(3000, classes=8)
@@ -119,6 +125,19 @@ def test_one_stratum_is_wilson_s_own_interval() -> None:
     wrong = np.arange(100) < 10
     found = estimate_error(wrong, np.zeros(100, dtype=np.intp), np.array([10**9]), confidence=0.95)
     assert (found.low, found.high) == pytest.approx((0.0552, 0.1744), abs=1e-4)
+
+
+def test_a_stratum_without_an_error_seen_is_not_taken_for_free_of_errors() -> None:
+    """The interval by hand: 4 errors among 10 rows of one half, none among 10 of the other."""
+    wrong, strata = np.arange(20) < 4, np.repeat([0, 1], 10)
+    found = estimate_error(wrong, strata, np.array([10**8, 10**8]), confidence=0.95)
+    p, z = 0.2, 1.959964
+    drawn = [(4 + 2 * p) / 12, (0 + 2 * p) / 12]
+    variance = sum(0.25 * share * (1 - share) / 10 for share in drawn)
+    n = p * (1 - p) / variance
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-5)
 
 
 @pytest.mark.parametrize("all_wrong", [False, True])

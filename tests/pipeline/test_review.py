@@ -175,6 +175,15 @@ def test_a_corrected_answer_is_one_hot_and_the_others_are_the_teacher_s(run: Pat
             assert np.array_equal(taught.answers[row], again.transfer.answers[row])
 
 
+def test_the_student_that_ships_has_learnt_what_people_said(run: Path) -> None:
+    review = opened(run, num_rows=10_000)
+    review.session.decide(dict.fromkeys(range(len(review.session.items)), "virginica"))
+    walk(run, {**USING, "objective": {"hard_label_weight": 0.0}}, until="train")
+    rows = review.transfer.batch.features
+    assert set(stillroom.load(run).predict(rows)) == {"virginica"}
+    assert len(set(stillroom.load(run, arm="control").predict(rows))) == 3
+
+
 def test_two_reviewers_of_the_same_rows(run: Path) -> None:
     ann, bob = opened(run), opened(run, "Bob")
     accept(ann, range(20))
