@@ -275,6 +275,8 @@ def verdicts(results: dict[str, Any]) -> list[str]:
     lines = []
     for words, value, least in checks:
         said = "not measured" if value is None else f"{value:.2f}, {'met' if value >= least else 'MISSED'}"
+        if "distilabel" in words and (plain := rate(CASES[0], "bare aiohttp")) and (peer := rate(CASES[0], "distilabel")):
+            said += f" (the bare loop, which stores nothing, is {plain / peer:.2f} times distilabel)"
         lines.append(f"- {words}: {said}")
     limited = results.get(CASES[4].name, {}).get("systems", {}).get("stillroom", {})
     if "refused" in limited:

@@ -46,7 +46,8 @@ class Bucket:
 def completion(content: str, body: dict[str, Any], **fields: Any) -> dict[str, Any]:
     prompt = sum(len(str(message["content"])) for message in body["messages"]) // 4 + 1
     choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": prompt, "completion_tokens": len(content.split())}
+    answer = len(content.split())
+    usage = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
     return {"object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage, **fields}
 
 

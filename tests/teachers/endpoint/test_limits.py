@@ -135,6 +135,14 @@ def test_without_a_limit_the_window_opens_in_a_few_round_trips() -> None:
     assert found.rate > 0.85 * 2560
 
 
+@pytest.mark.parametrize(("sigma", "seed"), [(0.5, 0), (1.0, 1), (1.0, 2), (1.5, 3)])
+def test_answers_of_very_different_length_are_no_queue(sigma: float, seed: int) -> None:
+    """Log-normal lengths: the quickest of a window is chance, and took half of the window away."""
+    lengths = random.Random(seed)
+    found = simulate(lambda now: True, 3000, latency=lambda n: lengths.lognormvariate(-2.0, sigma), most=50)
+    assert found.window >= 45
+
+
 def test_the_window_stops_where_more_only_wait() -> None:
     found = simulate(lambda now: True, 20_000, latency=lambda n: 0.1 * max(1.0, n / 40), most=1024)  # 40 served at once
     assert 40 <= found.window <= 500

@@ -25,21 +25,25 @@ class Ticket:
 class Window:
     """How many requests at once: additive increase, multiplicative decrease on timeouts, overload and latency that grows.
 
-    It starts low and doubles every round trip until something speaks against it (slow start). If even the quickest answer of a window
-    takes three times as long as the quickest before, all wait in the server's queue (Brakmo & Peterson 1995, TCP Vegas): more at once
-    would bring nothing. Means would not do: answers differ in length, and one slow moment is no queue.
+    It starts low and doubles every round trip until something speaks against it (slow start). If for two windows in a row even the
+    quicker quarter of the answers takes three times as long as in the best window, all wait in the server's queue (Brakmo & Peterson
+    1995, TCP Vegas): more at once would bring nothing. A mean would not do, since answers differ in length and one slow moment is no
+    queue; nor would the least, which for answers of log-normal length wanders by more than that.
     """
 
     _CUT, _CROWDED, _FORGET = 0.8, 3.0, 1.001
+    _ENOUGH = 64
+    """So many answers at least tell a quartile: to within a third at the tails that real answers have (log-normal, sigma 1 to 1.5)."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.slow_start = True
         self.latency: float | None = None
-        """Seconds: the least latency seen; forgotten slowly."""
+        """Seconds: the lower quartile of the best window seen; forgotten slowly."""
         self._start = self.limit = min(max(most / 8, 4.0), 32.0, most)
         self._step = max(most / 32, 1.0)
-        self._least, self._count, self._cut_at = math.inf, 0, 0.0
+        self._seconds: list[float] = []
+        self._was_crowded, self._cut_at = False, 0.0
 
     def spacing(self) -> float:
         """Seconds between two sendings: the slow start spreads a window over a round trip, so that a refusal comes before most are out."""
@@ -49,15 +53,23 @@ class Window:
         """An answer came after `seconds`; `in_flight` requests were out, itself among them."""
         if in_flight + 1 >= 0.8 * self.limit:  # what is not used shows nothing
             self.limit = min(self.limit + (1.0 if self.slow_start else self._step / self.limit), self.most)
-        self._least, self._count = min(self._least, seconds), self._count + 1
-        if self._count >= max(16.0, self.limit):
-            least, self._least, self._count = self._least, math.inf, 0
-            if self.latency is None or least <= self._CROWDED * self.latency:
-                self.latency = least if self.latency is None else min(least, self.latency * self._FORGET)
-            elif self.limit > self._start:
-                self.limit, self.slow_start = self.limit * self._CUT, False
-            else:  # so few cannot crowd it: the server has become slower by itself
-                self.latency = least
+        self._seconds.append(seconds)
+        if len(self._seconds) >= max(self._ENOUGH, self.limit):
+            self._judge(sorted(self._seconds)[len(self._seconds) // 4])
+            self._seconds.clear()
+
+    def _judge(self, latency: float) -> None:
+        """The lower quartile of a window of answers."""
+        crowded = self.latency is not None and latency > self._CROWDED * self.latency
+        if self.latency is None or not crowded:
+            self.latency = latency if self.latency is None else min(latency, self.latency * self._FORGET)
+        elif not self._was_crowded:
+            pass  # once may be chance
+        elif self.limit > self._start:
+            self.limit, self.slow_start = self.limit * self._CUT, False
+        else:  # so few cannot crowd it: the server has become slower by itself
+            self.latency = latency
+        self._was_crowded = crowded
 
     def refused(self, in_flight: int) -> None:
         """A request was refused for the rate: the pace is what has to fall; more at once than now were of no use."""
