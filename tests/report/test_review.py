@@ -44,3 +44,4 @@ def test_few_many_and_none(review: ReviewFinding) -> None:
     assert "kappa" not in told
     many = replace(review, confusions=tuple(Confusion(f"a{i}", "b", 9 - i) for i in range(7)))
     assert "It said a0 for b (9 rows), a1 for b (8 rows), a2 for b (7 rows), and 4 further pairs of labels." in review_words(many)
+    assert "and 1 further pair of labels." in " ".join(review_words(replace(many, confusions=many.confusions[:4])))

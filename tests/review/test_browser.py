@@ -163,6 +163,8 @@ def test_fits_and_can_be_read(
         page.at(1)
         wide, inner = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
         assert wide <= inner == SIZES[size][0]
+        sideways = "return [...document.querySelectorAll('#row *')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth).length"
+        assert browser.execute_script(sideways) == 0
         assert browser.execute_script(CONTRAST) == []
         heights = "return [...document.querySelectorAll('#row button, #row input')].map(e => e.getBoundingClientRect().height)"
         assert min(browser.execute_script(heights)) >= 43  # a finger's breadth

@@ -23,7 +23,8 @@ def review_words(found: ReviewFinding) -> list[str]:
     """The finding, a sentence or two each: the teacher's error, what it confuses, and how far reviewers agree."""
     told = found.confusions[:_TOLD_CONFUSIONS]
     pairs = ", ".join(f"{c.teacher} for {c.label} ({_rows(c.rows)})" for c in told)
-    more = f", and {len(found.confusions) - len(told)} further pairs of labels" if len(found.confusions) > len(told) else ""
+    rest = len(found.confusions) - len(told)
+    more = f", and {rest} further {'pair' if rest == 1 else 'pairs'} of labels" if rest else ""
     confused = [f"It said {pairs}{more}."] if told else []
     return [_error(found), *confused, *map(_overlap, found.overlaps)]
 
