@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: its kernels run on any machine, line by line
 
-collect_ignore_glob = [] if find_spec("aiohttp") else ["teachers/endpoint"]
+collect_ignore_glob = [] if find_spec("aiohttp") else ["teachers/endpoint", "teachers/tasks"]
 if find_spec("torch") is None:
     # The base install alone, as `make oldest` tests it: what is written for the extra `torch` is left out.
     collect_ignore_glob += [

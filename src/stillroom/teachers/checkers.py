@@ -6,24 +6,17 @@ checker is in `user_code`.
 
 from __future__ import annotations
 
-import json
-import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NoReturn
-
-from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
+from typing import Any
 
 from stillroom.core.errors import BadInput
 from stillroom.teachers.final_answers import Number, final_answer, final_number
+from stillroom.teachers.strict_json import FENCE, parse, schema_problem
 
 _SHOWN = 60
-_FENCE = re.compile(r"\s*```[A-Za-z]*\n(.*?)\n?```\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -85,28 +78,16 @@ def schema_checker(schema: Mapping[str, Any]) -> Checker:
 
     Source: json-schema.org, through the package `jsonschema`.
     """
-    kind = validator_for(schema)
-    try:
-        kind.check_schema(schema)
-    except SchemaError as error:
-        raise BadInput.at(f"schema.{_path(error)}".rstrip("."), f"is no JSON Schema: {_one_line(error.message)}") from error
-    validator = kind(schema, registry=Registry())
+    problem = schema_problem(schema)
 
     def check(answer: str, expected: str = "") -> Check:
+        fenced = FENCE.fullmatch(answer)
         try:
-            fenced = _FENCE.fullmatch(answer)
-            value = json.loads(fenced[1] if fenced else answer, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
-            problem = next(iter(sorted(validator.iter_errors(value), key=lambda error: list(map(str, error.absolute_path)))), None)
-        except Unresolvable as error:
-            raise BadInput.at("schema", f"refers to {error.ref!r}, which it does not hold; copy it into $defs.") from error
-        except RecursionError:
-            return Check(False, "is nested too deeply to be read")
+            value = parse(fenced[1] if fenced else answer)
         except ValueError as error:
-            return Check(False, f"is not JSON: {_one_line(str(error))}")
-        if problem is None:
-            return Check(True)
-        place = _path(problem)
-        return Check(False, f"{place + ': ' if place else ''}{_one_line(problem.message)}")
+            return Check(False, str(error))
+        reason = problem(value)
+        return Check(not reason, reason)
 
     return check
 
@@ -124,26 +105,6 @@ def said(text: str) -> str:
 
 def _readings(wanted: Number, given: Number) -> list[Fraction]:
     return [wanted.value, wanted.value / 100] if wanted.percent and not given.percent else [wanted.value]
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not allowed in JSON")
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return made
-
-
-def _path(error: ValidationError | SchemaError) -> str:
-    return ".".join(str(part) for part in error.absolute_path)
-
-
-def _one_line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 4 * _SHOWN else f"{text[: 4 * _SHOWN]}…"
 
 
 def _shown(text: str) -> str:
