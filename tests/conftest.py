@@ -42,6 +42,7 @@ if find_spec("torch") is None:
         "pipeline/test_language_mistakes.py",
         "pipeline/test_language_use.py",
         "report/test_browser.py",
+        "review/test_browser.py",
         "students/test_causal.py",
         "students/test_encoders.py",
         "teachers/test_causal.py",

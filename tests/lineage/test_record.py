@@ -44,6 +44,7 @@ def test_every_line_is_there_whole_and_in_plain_json() -> None:
         {"waiver": Waiver("r", "s", "2026-11-01")},
         {"seeds": (0,)},
         {"packages": {"numpy": "2.5"}},
+        {"corrected_rows": 3},
     ],
     ids=lambda change: next(iter(change)),
 )

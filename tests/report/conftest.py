@@ -23,6 +23,7 @@ from stillroom.core.records import (
     SliceMeasure,
     Verdict,
 )
+from stillroom.core.review import Confusion, Overlap, ReviewFinding
 from stillroom.report.data import ReportData
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)><svg onload=alert(3)> &amp; {{ 7*7 }} javascript:alert(4)"
@@ -154,6 +155,17 @@ def make_run(outcome: str = "helped", **changes: Any) -> ReportData:
     return replace(data, **changes)
 
 
+def make_review() -> ReviewFinding:
+    """What two people found, who have looked at 40 rows both."""
+    confused = (Confusion("benign", "malignant", 3), Confusion("malignant", "benign", 1))
+    return ReviewFinding(0.031, 0.012, 0.078, 0.95, 100, 4, 2, 426, 2, confused, (Overlap(40, 0.925, 0.84),))
+
+
+@pytest.fixture
+def review() -> ReviewFinding:
+    return make_review()
+
+
 def make_close_run() -> ReportData:
     """Arms that nearly coincide: labels and ticks have to find their places."""
     data = make_run("no evidence")
@@ -199,6 +211,7 @@ def make_hostile_run() -> ReportData:
         leak=replace(data.leak, message=HOSTILE),
         calibration=replace(data.calibration, message=HOSTILE),
         parity={HOSTILE: ParityCheck(1e-7, 1e-4, 1.0, 3)},
+        review=replace(make_review(), confusions=(Confusion(HOSTILE, HOSTILE, 2),)),
         notes=(HOSTILE,),
         environment={HOSTILE: HOSTILE},
         waiver=HOSTILE,

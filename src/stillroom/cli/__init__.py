@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from stillroom.cli import check, generate, init, predict, run, schema, stages, verify, write
+from stillroom.cli import check, generate, init, predict, review, run, schema, stages, verify, write
 from stillroom.core.errors import StillroomError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.command("export")(stages.export)
 app.command("report")(stages.report)
 app.command("predict")(predict.predict)
 app.command("write")(write.write)
+app.command("review")(review.review)
 app.command("verify")(verify.verify)
 app.command("init")(init.init)
 app.command("schema")(schema.schema)

@@ -116,6 +116,7 @@ class Knowledge:
         classes: the names of the K columns; () for regression.
         contexts: (n,) fingerprint of the rows the answering teacher had been fitted on; "" for a teacher fitted elsewhere.
         seen: (n,) bool, whether the answered row was among them: leakage.
+        answers: (n,) the keys under which the store holds the answers; None where no single stored answer is one row's.
     """
 
     keys: NDArray[np.str_]
@@ -123,6 +124,7 @@ class Knowledge:
     classes: tuple[str, ...]
     contexts: NDArray[np.str_]
     seen: NDArray[np.bool_]
+    answers: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)

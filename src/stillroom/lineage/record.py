@@ -43,6 +43,7 @@ def lineage_record(
     waiver: Waiver | None,
     seeds: Sequence[int],
     packages: Mapping[str, str],
+    corrected_rows: int = 0,
 ) -> dict[str, Any]:
     """The content of lineage.json: plain data, the same for the same run.
 
@@ -50,6 +51,7 @@ def lineage_record(
         job: the resolved job as plain data; its fingerprint is recorded, not its content (job.yaml lies beside it).
         teachers: the members of an ensemble before the ensemble itself.
         seeds: of the trained students, in order.
+        corrected_rows: in how many rows the student learnt what people said instead of the teacher's answer.
     """
     return {
         "schema": LINEAGE_SCHEMA,
@@ -60,6 +62,7 @@ def lineage_record(
         "waiver": None if waiver is None else asdict(waiver),
         "seeds": list(seeds),
         "packages": dict(sorted(packages.items())),
+        "corrected_rows": corrected_rows,
     }
 
 

@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "generated"
 
     @property
+    def decisions(self) -> Path:
+        """What people have said about the teacher's answers."""
+        return self.path / "review" / "decisions.jsonl"
+
+    @property
     def teacher(self) -> Path:
         return self.path / "teacher"
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.core.files import whole_folder
+from stillroom.core.fingerprint import fingerprint
 from stillroom.core.protocols import Teacher, TeacherRecipe
 from stillroom.core.records import Batch, Calibration, Knowledge, LeakFinding
 from stillroom.data.folds import make_folds
@@ -39,6 +40,7 @@ class TransferSet:
         batch: the examples; `target` holds the labels, -1 (classification) or NaN (regression) for rows of the pool.
         answers: (n, K) or (n,) the teacher's answers, calibrated where that was kept; NaN where there is none.
         num_labelled: m.
+        answer_keys: (n,) of each answer: the store's, or where an answer was made of several, one for the teacher and the example.
     """
 
     batch: Batch
@@ -46,6 +48,7 @@ class TransferSet:
     num_labelled: int
     calibration: Calibration
     leak: LeakFinding | None
+    answer_keys: NDArray[np.str_]
 
 
 def label(work: Work) -> TransferSet:
@@ -84,7 +87,9 @@ def label(work: Work) -> TransferSet:
     leak = None if record["leak"] is None else LeakFinding(**record["leak"])
     answers = [known.values] if known_pool is None else [known.values, known_pool.values]
     corrected = apply_calibration(np.concatenate(answers), calibration) if calibration.kept else np.concatenate(answers)
-    return TransferSet(together(train, pool), corrected, len(train), calibration, leak)
+    parts = [known] if known_pool is None else [known, known_pool]
+    keys = np.concatenate([_answer_keys(part, record["teacher"]) for part in parts])
+    return TransferSet(together(train, pool), corrected, len(train), calibration, leak, keys)
 
 
 class _Keeper:
@@ -166,6 +171,15 @@ def _conclude(work: Work, keeper: _Keeper, known: Knowledge) -> dict[str, Any]:
         "teacher": teacher.fingerprint,
         "answers": int(np.isfinite(known.values).reshape(len(known.keys), -1).all(axis=1).sum()),
     }
+
+
+def _answer_keys(known: Knowledge, teacher: str) -> NDArray[np.str_]:
+    return answer_keys_of(known.keys, teacher) if known.answers is None else known.answers
+
+
+def answer_keys_of(examples: NDArray[np.str_], teacher: str) -> NDArray[np.str_]:
+    """(n,) a key for each answer that was made of several stored ones."""
+    return np.array([fingerprint("answer", {"example": example, "teacher": teacher}) for example in examples.tolist()], dtype=np.str_)
 
 
 def pool_of(work: Work) -> Batch | None:

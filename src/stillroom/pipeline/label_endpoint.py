@@ -13,7 +13,7 @@ from stillroom.models.endpoint import write_reference
 from stillroom.pipeline.asking import Answers, ask_rows, endpoint_of
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.generated import record_agreement
-from stillroom.pipeline.label import TransferSet, pool_of, together
+from stillroom.pipeline.label import TransferSet, answer_keys_of, pool_of, together
 from stillroom.pipeline.work import Work
 from stillroom.report.asking import TRANSFER_SET, asking_words
 from stillroom.teachers.calibration import calibrate
@@ -45,7 +45,7 @@ def label_endpoint(work: Work) -> TransferSet:
     probs = apply_calibration(answers.probs, calibration) if calibration.kept else answers.probs
     if job.generation is not None:
         record_agreement(folder, data, dict(zip(batch.keys.tolist(), probs, strict=True)), job.evaluation.confidence)
-    return TransferSet(batch, probs, len(data.train), calibration, leak=None)
+    return TransferSet(batch, probs, len(data.train), calibration, None, answer_keys_of(batch.keys, record["teacher"]))
 
 
 def _conclude(work: Work, answers: Answers, batch: Batch) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from stillroom.core.asking import Asked
 from stillroom.core.files import write_json, write_text
 from stillroom.core.fingerprint import folder_fingerprint
 from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck
+from stillroom.core.review import ReviewFinding
 from stillroom.lineage.record import lineage_record, package_versions
 from stillroom.pipeline.evaluate import test_reads
 from stillroom.pipeline.export import export
 from stillroom.pipeline.folder import STAGES, read_record
 from stillroom.pipeline.generate import GENERATE
 from stillroom.pipeline.generated import QUALITY, read_generated
+from stillroom.pipeline.review import corrected_rows, review_finding
 from stillroom.pipeline.terms import Terms, check_terms
 from stillroom.pipeline.work import Work
 from stillroom.report.asking import TEST_ROWS, TRANSFER_SET
@@ -32,9 +34,11 @@ def report(work: Work) -> None:
     """Write the report, the card and the lineage. Always written anew: they only show what is recorded."""
     exported = export(work)
     transfer = exported.transfer
+    review = review_finding(work, transfer) if work.dataset.task == "classification" else None
+    num_corrected = len(corrected_rows(work, transfer))
+    notes = _notes(work, transfer.num_labelled, len(transfer.batch), num_corrected)
     found = Found(
-        exported.evidence, _notes(work, transfer.num_labelled, len(transfer.batch)), transfer.leak, transfer.calibration, exported.parity,
-        _asking(work),
+        exported.evidence, notes, transfer.leak, transfer.calibration, exported.parity, _asking(work), review, num_corrected
     )  # fmt: skip
     write_report(work, found)
 
@@ -49,6 +53,8 @@ class Found:
     calibration: Calibration | None = None
     parity: Mapping[str, ParityCheck] = field(default_factory=dict)
     asking: Mapping[str, Asked] = field(default_factory=dict)
+    review: ReviewFinding | None = None
+    corrected_rows: int = 0
 
 
 def write_report(work: Work, found: Found) -> None:
@@ -62,7 +68,7 @@ def write_report(work: Work, found: Found) -> None:
         served=labelled.get("asked", {}).get("served", ()),
         other_teachers={name: str(read_record(folder.record(record)).get("teacher", "")) for name, record in others.items()},
     )  # fmt: skip
-    write_json(folder.lineage, _lineage(work, terms))
+    write_json(folder.lineage, _lineage(work, terms, found.corrected_rows))
     data = ReportData(
         title=work.job.name or "job",
         job=work.job.model_dump(mode="json"),
@@ -73,6 +79,7 @@ def write_report(work: Work, found: Found) -> None:
         calibration=found.calibration,
         parity=found.parity,
         asking=found.asking,
+        review=found.review,
         notes=found.notes,
         seconds={
             stage: record["seconds"]
@@ -115,14 +122,14 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _lineage(work: Work, terms: Terms) -> dict[str, Any]:
+def _lineage(work: Work, terms: Terms, corrected_rows: int) -> dict[str, Any]:
     return lineage_record(
         job=work.job.model_dump(mode="json"), teachers=terms.teachers, data=terms.data, student=terms.student, waiver=terms.waiver,
-        seeds=work.seeds, packages=package_versions(),
+        seeds=work.seeds, packages=package_versions(), corrected_rows=corrected_rows,
     )  # fmt: skip
 
 
-def _notes(work: Work, num_labelled: int, num_transfer: int) -> tuple[str, ...]:
+def _notes(work: Work, num_labelled: int, num_transfer: int, num_corrected: int) -> tuple[str, ...]:
     data = work.dataset
     notes = [
         f"{num_labelled} labelled training rows, {num_transfer - num_labelled} rows of the pool, {len(data.test)} test rows.",
@@ -131,6 +138,8 @@ def _notes(work: Work, num_labelled: int, num_transfer: int) -> tuple[str, ...]:
     ]
     if work.job.labelling.mode == "in-sample":
         notes.append("The job asked for in-sample labels: the teacher answered rows that it had been fitted on.")
+    if num_corrected:
+        notes.append(f"People corrected {num_corrected} rows: the student learnt their labels there, instead of the teacher's answers.")
     return (*notes, *read_notes(work))
 
 

@@ -16,6 +16,7 @@ from stillroom.core.records import Batch, CurvePoint
 from stillroom.pipeline.clock import counted
 from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.label import TransferSet, label
+from stillroom.pipeline.review import corrected
 from stillroom.pipeline.work import Work
 
 TRAINING_RECORD = "training.json"
@@ -34,9 +35,10 @@ def arms(work: Work) -> tuple[str, ...]:
 
 
 def train(work: Work) -> TransferSet:
-    """Train every arm at every seed that is not trained yet; returns what they learnt from."""
+    """Train every arm at every seed that is not trained yet; returns the transfer set, with the teacher's own answers."""
     transfer = label(work)
-    train_arms(work, lambda arm, seed: _train_arm(work, transfer, arm, seed))
+    taught = corrected(work, transfer)
+    train_arms(work, lambda arm, seed: _train_arm(work, taught, arm, seed))
     return transfer
 
 

@@ -14,6 +14,7 @@ from stillroom.core.arms import other_teacher
 from stillroom.core.errors import BadInput, Problem, nearest
 from stillroom.core.fingerprint import fingerprint
 from stillroom.core.records import Batch, Dataset
+from stillroom.core.review import corrections
 from stillroom.pipeline.folder import RunFolder
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.terms import check_job, check_terms
@@ -95,7 +96,18 @@ class Work:
         order = list(sections)
         facts = [_plain(section) for name in order[: order.index(stage) + 1] for section in sections[name]]
         facts += [_plain(job.other_teachers[other])] if other else []
+        if self.corrections and stage != "label" and arm != "control":  # the control never looks at an answer
+            facts.append(["corrections", sorted(self.corrections.items())])
         return fingerprint(__version__, self.data_fingerprint, stage, facts)
+
+    @cached_property
+    def corrections(self) -> dict[str, str]:
+        """Example -> the label that people gave it, where they did not take the teacher's; {} unless the job uses them."""
+        if self.job.labelling.corrections == "ignore":
+            return {}
+        from stillroom.review.journal import DecisionJournal
+
+        return {d.example: d.label for d in corrections(DecisionJournal(self.folder.decisions).decisions()) if d.label is not None}
 
     def scratch(self, *parts: str) -> Path:
         """A folder for the checkpoints of one training."""
@@ -149,7 +161,7 @@ def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool 
 
 def _asked(labelling: LabellingSpec) -> LabellingSpec:
     """What of the section shapes the answers: not where they are kept, nor how many are asked at once."""
-    return labelling.model_copy(update={"store": None, "batch_size": 1, "batch_tokens": 1})
+    return labelling.model_copy(update={"store": None, "batch_size": 1, "batch_tokens": 1, "corrections": "ignore"})
 
 
 def _label_problems(specification: SpecificationSpec, classes: tuple[str, ...]) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from stillroom.report import words
 from stillroom.report.asking import as_served, asking_words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import percent, shown, shown_range, style
+from stillroom.report.review import review_words
 from stillroom.report.teachers import CAUTION, domains_of, level_words, which_teacher
 
 _PIPELINES = {
@@ -120,6 +121,8 @@ def _own_limits(data: ReportData) -> list[str]:
     ]
     if data.leak is not None and data.leak.leaks and data.setting("labelling", "mode") == "in-sample":
         limits.append(data.leak.message)
+    if data.review is not None:
+        limits += review_words(data.review)
     return limits
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from stillroom.core.asking import Asked
 from stillroom.core.generated import Generated
 from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck, Provenance
+from stillroom.core.review import ReviewFinding
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ReportData:
         generated: what the teacher wrote for the job; None where it was not asked to.
         asking: "transfer set", "test rows" -> how a teacher behind an endpoint answered them.
         parity: export format -> its check.
+        review: what people found about the teacher's answers; None where nobody has looked.
         notes: findings that a reader must see, one sentence each.
         seconds: stage -> seconds of work over all attempts.
         environment: name -> version or fact of the machine.
@@ -40,6 +42,7 @@ class ReportData:
     asking: Mapping[str, Asked] = field(default_factory=dict)
     generated: Generated | None = None
     parity: Mapping[str, ParityCheck] = field(default_factory=dict)
+    review: ReviewFinding | None = None
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)

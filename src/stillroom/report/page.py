@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
-from stillroom.report import generated, plots, teachers, words
+from stillroom.report import generated, plots, review, teachers, words
 from stillroom.report.asking import as_served, asking_words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import GROUP_TITLES, STYLES, explanation, percent, ratio, shown, shown_range, shown_work, style
@@ -137,6 +137,7 @@ def _findings(data: ReportData) -> dict[str, Any]:
         "calibration": None if data.calibration is None else data.calibration.message,
         "asking": asking_words(data.asking),
         "generated": generated.section(data.generated, data.setting("evaluation", "confidence")),
+        "review": None if data.review is None else review.section(data.review),
         "parity": [
             {
                 "format": name,
@@ -191,7 +192,7 @@ def _contents(data: ReportData) -> list[tuple[str, str]]:
         ("reliability", "Reliability", any(_of_main(details.reliability).values())),
         ("disagreements", "Disagreements", bool(details.disagreements)),
         ("slices", "Groups", bool(details.slices)),
-        ("teacher", "Teacher", data.leak is not None or data.calibration is not None or bool(data.asking)),
+        ("teacher", "Teacher", any((data.leak, data.calibration, data.review, data.asking))),
         ("generated", "Generated examples", data.generated is not None),
         ("exports", "Exports", bool(data.parity)),
         ("lineage", "Lineage", bool(data.provenance)),

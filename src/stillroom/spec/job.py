@@ -92,6 +92,8 @@ class Job(Spec):
     def _disagreements(self) -> Iterator[Problem]:
         if not self.evaluation.control and self.objective.hard_label_weight == 1:
             yield Problem("objective.hard_label_weight", "= 1 never looks at the teacher; that is the control itself.")
+        if self.labelling.corrections == "use" and (self.kind_of_task == "regression" or self.task == "language-model"):
+            yield Problem("labelling.corrections", f"= 'use' goes with labels, which people review; task is {self.task!r}. Remove it.")
         yield from self._endpoint_problems()
         yield from language_problems(self) if self.task == "language-model" else self._row_problems()
 

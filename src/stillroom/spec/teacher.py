@@ -136,5 +136,9 @@ class LabellingSpec(Spec):
         "threshold: probabilities from 1/number on are kept exactly (default 64). sampled: draws (50). top-k: k (50). hidden: bits (16).",
         default=None,
     )
+    corrections: Literal["ignore", "use"] = described(
+        "Classification: whether students learn what people said in `stillroom review` where it differs from the teacher's answer.",
+        default="ignore",
+    )
     batch_tokens: Annotated[int, Field(ge=1)] = described("language-model: tokens that the teacher reads at once.", default=4096)
     store: FilePath | None = described("The knowledge store's folder or URL, shared between runs; absent: inside the run.", default=None)

@@ -173,6 +173,7 @@ def _label(
     done = 0
     values = np.full((len(batch), len(classes)) if classes else len(batch), np.nan)
     contexts, seen = np.full(len(batch), "", dtype=object), np.zeros(len(batch), dtype=bool)
+    answers = np.full(len(batch), "", dtype=object)
     for question, rows, teacher in asked:
         keys = [fingerprint("answer", question.facts(example)) for example in batch.keys[rows].tolist()]
         for num_new in _ask_missing(question, keys, batch.take(rows), store, teacher, batch_size):
@@ -180,11 +181,11 @@ def _label(
             if progress:
                 progress(done, total)
         if len(rows):
-            values[rows] = store.get(keys)
+            values[rows], answers[rows] = store.get(keys), keys
         if question.context and len(rows):
             contexts[rows] = question.context
             seen[rows] = np.isin(batch.keys[rows], store.context(question.context))
-    return Knowledge(batch.keys, values, classes, contexts.astype(np.str_), seen)
+    return Knowledge(batch.keys, values, classes, contexts.astype(np.str_), seen, answers.astype(np.str_))
 
 
 def _ask_missing(
