@@ -45,6 +45,7 @@ if find_spec("torch") is None:
         "review/test_browser.py",
         "students/test_causal.py",
         "students/test_encoders.py",
+        "teachers/tasks/test_codes_in_vocabularies.py",
         "teachers/test_causal.py",
         "teachers/test_huggingface.py",
         "teachers/test_token_sampling.py",
