@@ -51,6 +51,9 @@ class EndpointFields(Spec):
     )
     asked_again: Annotated[int, Field(ge=0, le=5)] = described("How often an answer that cannot be used is asked for anew.", default=2)
     prices: PricesSpec | None = None
+    batch: bool = described(
+        "Ask through the vendor's batch API: answers within a day, for half of teacher.prices where the vendor halves them.", default=False
+    )
     max_concurrency: Count = described("Requests at once, at most; how many really are is learnt.", default=256)
     timeout_seconds: Annotated[float, Field(gt=0)] = described("Of one attempt.", default=120.0)
     max_attempts: Count = described("Of one request, refusals for the rate not counted.", default=8)

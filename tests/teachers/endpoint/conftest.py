@@ -14,12 +14,20 @@ import pytest
 from stillroom.core.chat import ChatParameters, ChatRequest
 from stillroom.teachers.endpoint.address import Endpoint
 
-_SPEC = importlib.util.spec_from_file_location("scripted_server", Path(__file__).with_name("server.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-scripted = importlib.util.module_from_spec(_SPEC)
-sys.modules["scripted_server"] = scripted
-_SPEC.loader.exec_module(scripted)
+
+def _load(name: str, file: str) -> Any:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+scripted = _load("scripted_server", "server.py")
+batches = _load("batch_server", "batch_server.py")
 
 
 @pytest.fixture
@@ -27,6 +35,13 @@ def serve() -> Iterator[Callable[..., Any]]:
     """serve(script, ...) starts a server, which ends with the test."""
     with ExitStack() as stack:
         yield lambda *args, **kwargs: stack.enter_context(scripted.Server(*args, **kwargs))
+
+
+@pytest.fixture
+def serve_batches() -> Iterator[Callable[..., Any]]:
+    """As `serve`, a server that has the batch API, too."""
+    with ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(batches.BatchServer(*args, **kwargs))
 
 
 @pytest.fixture

@@ -87,8 +87,7 @@ class Server:
     async def serve(self, port: int = 0) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application(client_max_size=1 << 30)
-        app.router.add_post("/v1/chat/completions", self._handle)
-        app.router.add_get("/stats", self._stats)
+        self.add_routes(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)
@@ -98,6 +97,10 @@ class Server:
         print(self.port, flush=True)
         await self._stop.wait()
         await runner.cleanup()
+
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_post("/v1/chat/completions", self._handle)
+        app.router.add_get("/stats", self._stats)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         number, self.number = self.number, self.number + 1

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,39 @@ def test_the_standing_is_live(store: KnowledgeStore, serve: Make, endpoint: Make
     assert ended.spent.requests == 151
     assert any(each.seconds_left for each in heard)
     assert "150 of 150 rows" in str(ended)
+
+
+class PromptCache:
+    """A server's prefix cache that has room for a few system prompts, the least recently used leaving first."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.hits, self.known = room, 0, OrderedDict[str, None]()
+
+    def script(self, number: int, body: dict[str, Any]) -> dict[str, Any]:
+        prompt = text(body)
+        self.hits += prompt in self.known
+        self.known[prompt] = None
+        self.known.move_to_end(prompt)
+        if len(self.known) > self.room:
+            self.known.popitem(last=False)
+        return {"content": str(body["messages"][1]["content"]).upper()}
+
+
+@pytest.mark.parametrize("prompts", [1, 16])
+def test_prompts_that_begin_alike_follow_each_other(
+    store: KnowledgeStore, serve: Make, endpoint: Make, make_requests: Make, prompts: int
+) -> None:
+    """In the order of the rows, sixteen prompts in turn would never be found in a cache that holds six."""
+    cache = PromptCache(6)
+    shared = make_requests(1)[0].parameters
+    rows = [
+        ChatRequest(({"role": "system", "content": f"prompt {i % prompts}"}, {"role": "user", "content": f"row {i}"}), shared)
+        for i in range(480)
+    ]
+    place = endpoint(serve(cache.script), max_concurrency=8)
+    ask_all(store, place, iter(rows))
+    assert cache.hits >= 480 - 2 * prompts
+    assert [each.text for each in stored_outcomes(store, place, rows) if isinstance(each, Reply)] == [f"ROW {i}" for i in range(480)]
 
 
 # --- money

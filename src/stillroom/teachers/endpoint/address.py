@@ -49,7 +49,11 @@ class Endpoint:
     @property
     def url(self) -> str:
         """Where chat requests go."""
-        return f"{self.base_url.rstrip('/')}/chat/completions"
+        return self.at("chat/completions")
+
+    def at(self, path: str) -> str:
+        """The address of one part of the API."""
+        return f"{self.base_url.rstrip('/')}/{path}"
 
     @property
     def name(self) -> str:

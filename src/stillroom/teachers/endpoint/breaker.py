@@ -44,7 +44,7 @@ class Breaker:
         patience = self._SECONDS_REFUSED if failed.reason == "rate-limited" else self._SECONDS
         if failed.retry and self._attempts >= self._ATTEMPTS_IN_A_ROW and now - self._since >= patience:
             raise EndpointStopped(
-                f"{self._endpoint.url}: nothing but failures for {now - self._since:.0f} s, the last {_words(failed)}. "
+                f"{self._endpoint.url}: nothing but failures for {now - self._since:.0f} s, the last {words_of(failed)}. "
                 f"What has been answered is kept; run again when the endpoint is up."
             )
 
@@ -53,12 +53,12 @@ class Breaker:
         self._rows += 1
         if self._rows >= (self._ROWS if self._ever else self._FIRST_ROWS):
             raise EndpointStopped(
-                f"{self._endpoint.url}: {self._rows} rows in a row failed for good, the last {_words(failure)}. Mend the request's "
+                f"{self._endpoint.url}: {self._rows} rows in a row failed for good, the last {words_of(failure)}. Mend the request's "
                 f"parameters or the rows; what has been answered is kept."
             )
 
     def _setting_words(self, failed: AttemptFailed) -> str:
-        url, words = self._endpoint.url, _words(failed)
+        url, words = self._endpoint.url, words_of(failed)
         variable = self._endpoint.api_key_env
         match failed.reason:
             case "unauthorised":
@@ -72,6 +72,7 @@ class Breaker:
                 return f"teacher.base_url: {url} cannot be reached: {words}. Check the address, and that the server is up."
 
 
-def _words(failed: AttemptFailed | Failure) -> str:
+def words_of(failed: AttemptFailed | Failure) -> str:
+    """A failure in a few words."""
     status = f" {failed.status}" if failed.status else ""
     return f"{failed.reason}{status} ({failed.detail})" if failed.detail else f"{failed.reason}{status}"

@@ -98,6 +98,11 @@ class Budget:
             raise BadInput.at("budget.usd", "without prices there is no telling what is spent; give teacher.prices, per million tokens.")
 
 
+def most_tokens(request: ChatRequest, num_bytes: int) -> Usage:
+    """The most tokens that one attempt can take: a token is at least a byte long."""
+    return Usage(num_bytes + _TEMPLATE_TOKENS * len(request.messages), request.parameters.most_tokens or 0)
+
+
 async def _nothing_to_wait_for() -> None: ...
 
 
@@ -122,9 +127,13 @@ class Meter:
         """Returns once what was recorded is durable: under a budget, a request is sent only then."""
 
     def most(self, request: ChatRequest, num_bytes: int) -> Spending:
-        """The most that one attempt can cost: a token is at least a byte long."""
-        usage = Usage(num_bytes + _TEMPLATE_TOKENS * len(request.messages), request.parameters.most_tokens or 0)
-        return self.prices.of(usage)
+        """The most that one attempt can cost."""
+        return self.prices.of(most_tokens(request, num_bytes))
+
+    def check(self, request: ChatRequest) -> None:
+        """Raises BadInput where the budget cannot be kept for this request."""
+        if self.budget is not None:
+            self.budget.check(request, self.prices)
 
     async def reserve(self, most: Spending) -> None:
         """Wait until the budget covers `most`, and until that it was reserved is durable.
@@ -134,7 +143,7 @@ class Meter:
         """
         if self.budget is None:
             return
-        if self._waiting or not self._fits(most):
+        if self._waiting or not self.fits(most):
             await self._turn(most)
         else:
             self._take(most)
@@ -165,7 +174,8 @@ class Meter:
                 self.settle(most, NOTHING)
             raise
 
-    def _fits(self, most: Spending) -> bool:
+    def fits(self, most: Spending) -> bool:
+        """Whether the budget covers `most` beside what is spent and reserved."""
         return self.budget is None or self.budget.allows(self.spent + self.reserved + most)
 
     def _take(self, most: Spending) -> None:
@@ -173,7 +183,7 @@ class Meter:
         self.record(most)
 
     def _wake(self) -> None:
-        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
+        while self._waiting and (self._waiting[0][1].done() or self.fits(self._waiting[0][0])):
             most, turn = self._waiting.popleft()
             if not turn.done():
                 self._take(most)

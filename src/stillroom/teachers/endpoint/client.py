@@ -7,20 +7,17 @@ import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from stillroom.core.chat import ChatRequest, Failure, Reply
-from stillroom.core.errors import needs_extra
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.breaker import Breaker
 from stillroom.teachers.endpoint.budget import NOTHING, BudgetReached, Meter, Spending
 from stillroom.teachers.endpoint.gate import Gate
 from stillroom.teachers.endpoint.limits import Ticket
 from stillroom.teachers.endpoint.pool import for_each
+from stillroom.teachers.endpoint.transport import Transport
 from stillroom.teachers.endpoint.wire import AttemptFailed, allowances, parse_reply, refusal
-
-if TYPE_CHECKING:
-    import aiohttp
 
 Outcome = Reply | Failure
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 30.0
@@ -29,6 +26,7 @@ _LONGEST_WAIT_SECONDS = 600.0
 _REFUSALS = 50
 """So often is one row refused for the rate before it fails for good."""
 _LOOK_AHEAD = 32
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass
@@ -57,36 +55,22 @@ class EndpointClient:
         rng: random.Random | None = None,
     ) -> None:
         """Raises BadInput where the key is not in its variable, MissingExtra without aiohttp."""
-        with needs_extra("endpoint", "a teacher behind an endpoint"):
-            import aiohttp  # noqa: F401
         self.endpoint, self.meter, self.counts = endpoint, meter or Meter(), Counts()
         self.gate = Gate(endpoint.max_concurrency, clock)
         self.breaker = Breaker(endpoint)
         self._clock, self._wall, self._sleep = clock, wall, sleep
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        self._key = (endpoint.read_key() or "").encode()
-        self._session: aiohttp.ClientSession | None = None
+        self._transport = Transport(endpoint)
 
     async def __aenter__(self) -> Self:
-        import aiohttp
         import yarl
 
         self._url = yarl.URL(self.endpoint.url)
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key.decode()}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # the gate limits
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # one deadline for an attempt, ours
-            headers=headers,
-        )
+        await self._transport.__aenter__()
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._transport.__aexit__(*error)
 
     async def ask(self, request: ChatRequest) -> Outcome:
         """One request, with as many attempts as it takes.
@@ -111,7 +95,7 @@ class EndpointClient:
                     self.breaker.row_failed(failure)
                     return failure
                 self.counts.retries += 1
-                await self._back_off(failed, attempts - refusals)
+                await self._sleep(backoff_seconds(attempts - refusals, self._rng))  # then the gate may want a longer wait
             else:
                 self.breaker.succeeded()
                 return reply
@@ -181,45 +165,16 @@ class EndpointClient:
 
     async def _exchange(self, body: bytes, attempts: int) -> Reply:
         """One HTTP exchange within the deadline. Raises AttemptFailed."""
-        import aiohttp
-
-        assert self._session is not None, "use the client as an async context manager"
         start = self._clock()
-        try:
-            async with (
-                asyncio.timeout(self.endpoint.timeout_seconds),
-                self._session.post(self._url, data=body, allow_redirects=False) as response,
-            ):
-                content = await self._read(response)
-                headers, wall = response.headers, self._wall()
-                if "x-ratelimit-remaining-requests" in headers or "x-ratelimit-remaining-tokens" in headers:
-                    self.gate.pace.told(allowances(headers, wall), self._clock())
-                if not 200 <= response.status < 300:
-                    raise refusal(response.status, content, headers, wall)
-                choices, usage, model = parse_reply(content, headers.get("Content-Type", ""), response.status, wall)
-                return Reply(choices, usage, model, attempts, self._clock() - start)
-        except TimeoutError:
-            words = f"no whole answer within {self.endpoint.timeout_seconds:g} s"
-            raise AttemptFailed("timeout", words, retry=True, billed=True) from None
-        except aiohttp.ClientError as error:
-            raise _connection_failed(error) from None
-        except (OSError, ValueError) as error:  # ValueError: what aiohttp makes of some malformed headers
-            raise AttemptFailed("broken", type(error).__name__, retry=True, billed=True) from None
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The body, up to the cap; the key, if the server repeats it, is blacked out."""
-        cap = self.endpoint.max_response_bytes
-        content = bytearray()
-        if (response.content_length or 0) <= cap:
-            async for part in response.content.iter_any():
-                content += part
-                if len(content) > cap:
-                    break
-            else:
-                whole = bytes(content)
-                return whole.replace(self._key, b"[key]") if self._key and self._key in whole else whole
-        response.close()  # what is still to come is not read
-        raise AttemptFailed("too-large", f"an answer of more than {cap} bytes", status=response.status, billed=True)
+        async with self._transport.exchange("POST", self._url, data=body, headers=_JSON) as response:
+            content = await self._transport.read(response)
+            headers, wall = response.headers, self._wall()
+            if "x-ratelimit-remaining-requests" in headers or "x-ratelimit-remaining-tokens" in headers:
+                self.gate.pace.told(allowances(headers, wall), self._clock())
+            if not 200 <= response.status < 300:
+                raise refusal(response.status, content, headers, wall)
+            choices, usage, model = parse_reply(content, headers.get("Content-Type", ""), response.status, wall)
+            return Reply(choices, usage, model, attempts, self._clock() - start)
 
     def _heed(self, failed: AttemptFailed, ticket: Ticket) -> None:
         """Tell the limits what a failed attempt says about them."""
@@ -234,27 +189,7 @@ class EndpointClient:
             if wait is not None:
                 gate.pace.pause(now + wait)
 
-    async def _back_off(self, failed: AttemptFailed, failures: int) -> None:
-        """Full jitter (Brooker 2015): anywhere up to a bound that doubles with each failure; then the gate may want a longer wait."""
-        bound = min(_BACKOFF_SECONDS * 2.0 ** max(failures - 1, 0), _LONGEST_BACKOFF_SECONDS)
-        await self._sleep(self._rng.uniform(0.0, bound))
 
-
-def _connection_failed(error: aiohttp.ClientError) -> AttemptFailed:
-    """What a connection that was not made, or ended, means. Only the system's words: others may hold headers."""
-    import aiohttp
-
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            words = f"the certificate is not trusted: {error.certificate_error}"
-        case aiohttp.ClientConnectorDNSError():
-            words = "the host is unknown"
-        case aiohttp.ClientConnectorSSLError():
-            words = f"TLS failed: {error.os_error.strerror or type(error.os_error).__name__}"
-        case aiohttp.ClientConnectorError():
-            words = f"no connection: {error.os_error.strerror or type(error.os_error).__name__}"
-        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            return AttemptFailed("broken", f"the connection ended before the answer did ({type(error).__name__})", retry=True, billed=True)
-        case _:
-            return AttemptFailed("malformed", f"no HTTP that can be read ({type(error).__name__})", retry=True, billed=True)
-    return AttemptFailed("unreachable", words, retry=True)
+def backoff_seconds(failures: int, rng: random.Random) -> float:
+    """Full jitter (Brooker 2015): anywhere up to a bound that doubles with each failure."""
+    return rng.uniform(0.0, min(_BACKOFF_SECONDS * 2.0 ** max(failures - 1, 0), _LONGEST_BACKOFF_SECONDS))

@@ -14,7 +14,8 @@ from stillroom.core.errors import BadInput, StageFailed
 from stillroom.core.protocols import BlockStore
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.budget import Budget, Prices
-from stillroom.teachers.endpoint.durable import Listen, ask_all, stored_outcomes
+from stillroom.teachers.endpoint.durable import ask_all, stored_outcomes
+from stillroom.teachers.endpoint.standing import Listen
 
 _CONFIDENCE = 0.95
 

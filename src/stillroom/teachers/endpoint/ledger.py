@@ -25,9 +25,14 @@ class Ledger:
 
     def entry(self, change: Spending) -> tuple[str, bytes, dict[str, Any]]:
         """Key, block and facts of the next entry."""
-        facts = _facts(self._writer, self._number)
         self._number += 1
-        return fingerprint("answer", facts), change.to_block(), facts
+        return numbered_entry(self._writer, self._number - 1, change)
+
+
+def numbered_entry(writer: str, number: int, change: Spending) -> tuple[str, bytes, dict[str, Any]]:
+    """Key, block and facts of one entry; made again, it counts once."""
+    facts = _facts(writer, number)
+    return fingerprint("answer", facts), change.to_block(), facts
 
 
 def spent_so_far(store: BlockStore) -> Spending:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stillroom.core.chat import FailureReason
 from stillroom.teachers.endpoint.budget import NOTHING, Spending
 
-_RECENT_SECONDS = 15.0
+_RECENT_SECONDS, _TELL_SECONDS = 15.0, 0.5
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Attributes:
+    out, processed: batches at the vendor's, and how many of their requests it is done with.
+    ended: batches of this run that have ended.
+    duplicates, unknown, silent: what was wrong with their results: further lines about a row, lines about no row of the batch, and
+        rows without a line.
+    """
+
+    out: int = 0
+    processed: int = 0
+    ended: int = 0
+    duplicates: int = 0
+    unknown: int = 0
+    silent: int = 0
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,7 @@ class Standing:
     rate: rows a second, lately.
     seconds: of this run.
     budget_reached: the run ended before its rows did.
+    batches: where the rows go through a batch API.
     """
 
     total: int | None = None
@@ -37,6 +56,7 @@ class Standing:
     rate: float = 0.0
     seconds: float = 0.0
     budget_reached: bool = False
+    batches: Batches | None = None
 
     @property
     def done(self) -> int:
@@ -57,6 +77,7 @@ class Standing:
             f"{self.retries} retries",
             f"{self.spent.tokens} tokens",
             f"{self.spent.usd:.4f} USD",
+            *([] if self.batches is None else [f"{self.batches.out} batches out with {self.batches.processed} done"]),
             *([] if left is None else [f"{left:.0f} s left"]),
         ]
         return ", ".join(parts)
@@ -75,3 +96,13 @@ class RecentRate:
             self._marks.popleft()
         (since, before) = self._marks[0]
         return (count - before) / (now - since) if now > since else 0.0
+
+
+Listen = Callable[[Standing], None]
+
+
+async def tell(listen: Listen, standing: Callable[[], Standing]) -> None:
+    """Tell how the run stands again and again, until cancelled."""
+    while True:
+        listen(standing())
+        await asyncio.sleep(_TELL_SECONDS)

@@ -82,12 +82,7 @@ def parse_reply(content: bytes, content_type: str, status: int, wall_time: float
     Raises:
         AttemptFailed: it holds no answer.
     """
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):  # of a UTF-8 error, too
-        raise _no_json(content, content_type, status) from None
-    if not isinstance(body, dict):
-        raise AttemptFailed("malformed", f"a JSON {type(body).__name__} instead of an object", status=status, retry=True, billed=True)
+    body = read_object(content, content_type, status)
     usage = _usage(body.get("usage"))
     if body.get("error") and not body.get("choices"):
         raise _error_inside(content, body["error"], usage, wall_time)
@@ -102,6 +97,17 @@ def parse_reply(content: bytes, content_type: str, status: int, wall_time: float
         raise _nothing_said(choices[0], status, usage)
     model = body.get("model")
     return choices, usage, model if isinstance(model, str) else ""
+
+
+def read_object(content: bytes, content_type: str, status: int) -> dict[str, Any]:
+    """The JSON object in the body of a 2xx answer. Raises AttemptFailed where it is none."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):  # of a UTF-8 error, too
+        raise _no_json(content, content_type, status) from None
+    if not isinstance(body, dict):
+        raise AttemptFailed("malformed", f"a JSON {type(body).__name__} instead of an object", status=status, retry=True, billed=True)
+    return body
 
 
 def retry_after(headers: Mapping[str, str], wall_time: float) -> float | None:
