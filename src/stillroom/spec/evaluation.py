@@ -8,15 +8,18 @@ from pydantic import Field
 
 from stillroom.spec.base import ColumnNames, Count, Fraction, Spec, described
 
-PrimaryMeasure = Literal["accuracy", "macro_f1", "roc_auc", "log_loss", "r2", "mae", "rmse"]
+ClassMeasure = Literal["accuracy", "macro_f1", "roc_auc", "log_loss"]
+ValueMeasure = Literal["r2", "mae", "rmse"]
+SpanMeasure = Literal["span_f1", "span_precision", "span_recall", "token_accuracy"]
 
 
 class EvaluationSpec(Spec):
     """Arms, seeds and intervals."""
 
     control: bool = described("Train the same student on hard labels only, and judge distillation against it.", default=True)
-    primary: PrimaryMeasure | None = described(
-        "What the verdict is about; default accuracy, r2 for regression, log_loss for language-model.", default=None
+    primary: ClassMeasure | ValueMeasure | SpanMeasure | None = described(
+        "What the verdict is about; default accuracy, r2 for regression, span_f1 for sequence-labelling, log_loss for language-model.",
+        default=None,
     )
     seeds: Annotated[int, Field(ge=1, le=100)] = described(
         "How many students (and controls) are trained, each with a seed of its own; one alone gives no verdict.", default=3
