@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from stillroom.core.asking import Asked
 from stillroom.core.chat import ChatRequest, Failure, Reply, Usage
 from stillroom.core.errors import StageFailed
 from stillroom.core.records import Batch
+from stillroom.core.spans import Span
+from stillroom.core.specification import Specification
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.progress import Listener, Silence
@@ -22,8 +25,11 @@ from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_te
 from stillroom.teachers.endpoint.durable import Asker, ask_all
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
-from stillroom.teachers.tasks.classification import ClassificationQuestion, label_texts
+from stillroom.teachers.tasks.classification import ClassificationQuestion, LabelAnswers, label_texts
+from stillroom.teachers.tasks.extraction import label_spans, span_requests
+from stillroom.teachers.tasks.rounds import Answers as RowAnswers
 
+Found = TypeVar("Found", bound="LabelAnswers | RowAnswers[tuple[Span, ...]]")
 MOST_UNANSWERED = 0.5
 """Where more than this share of the rows has no answer, something is wrong with the job or the server, and training hides it."""
 _FAILED = "unanswered"
@@ -35,6 +41,7 @@ _REMEDIES = {
     "invalid": "try teacher.structured: prompt, or tool",
     "no-logprobs": "use teacher.answers: samples",
     "refused": "say in specification.task what the answers are for",
+    "not-in-text": "say in specification.task that each mention is copied from the text, and show it in specification.examples",
     "bad-request": "mend the request: teacher.structured, teacher.answers, teacher.extra",
     "context-too-long": "use a model with a longer context, or shorter texts",
 }
@@ -70,10 +77,11 @@ class Answers:
     """What came of rows that were put to an endpoint.
 
     Attributes:
-        probs: (n, K) in the order of the job's classes; rows of NaN have no answer.
+        values: (n, K) probabilities in the order of the job's classes, rows of NaN where there is no answer; of a job on spans (n,) object,
+            tuples of `Span`, None where there is no answer.
     """
 
-    probs: NDArray[np.float64]
+    values: NDArray[Any]
     asked: Asked
     tally: Tally
 
@@ -120,14 +128,30 @@ def open_store(work: Work) -> KnowledgeStore:
     return KnowledgeStore(work.job.labelling.store or work.folder.knowledge)
 
 
+def specification_of(work: Work) -> Specification:
+    """What the teacher is told; its labels are those of the data, where it names none."""
+    assert work.job.specification is not None, "checked by the job"
+    return work.job.specification.record(work.given.classes)
+
+
 def question_of(work: Work) -> ClassificationQuestion:
-    """What the teacher is asked about each text."""
-    teacher, specification = endpoint_of(work), work.job.specification
-    assert specification is not None, "checked by the job"
-    classes = work.dataset.classes
+    """What the teacher is asked about each text of a classification."""
+    teacher = endpoint_of(work)
     return ClassificationQuestion(
-        specification.record(classes), classes, teacher.parameters, teacher.answers, teacher.structured, teacher.samples
+        specification_of(work), work.given.classes, teacher.parameters, teacher.answers, teacher.structured, teacher.samples
     )
+
+
+def requests_of(work: Work, texts: Sequence[str]) -> list[ChatRequest]:
+    """All that is asked about the texts at first.
+
+    Raises:
+        BadInput: a worked example of the specification is not what answers are.
+    """
+    if work.job.kind_of_task == "spans":
+        teacher = endpoint_of(work)
+        return span_requests(teacher.parameters, specification_of(work), texts, structured=teacher.structured)
+    return question_of(work).requests(texts)
 
 
 def texts_of(batch: Batch) -> list[str]:
@@ -145,20 +169,40 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         BadInput, EndpointStopped: as `durable.ask_all`.
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
+    texts, teacher = texts_of(batch), endpoint_of(work)
+    if work.job.kind_of_task == "spans":
+
+        def mentions(asker: Asker) -> RowAnswers[tuple[Span, ...]]:
+            return label_spans(
+                asker, teacher.parameters, specification_of(work), texts, structured=teacher.structured, asked_again=teacher.asked_again
+            )
+
+        spans, asked, tally = _put(work, len(texts), what, mentions)
+        values = np.empty(len(texts), dtype=object)
+        values[:] = spans.values
+        return Answers(values, asked, tally)
+    labels, asked, tally = _put(
+        work, len(texts), what, lambda asker: label_texts(asker, question_of(work), texts, asked_again=teacher.asked_again)
+    )
+    return Answers(labels.probabilities, asked, tally)
+
+
+def _put(work: Work, num_rows: int, what: str, ask: Callable[[Asker], Found]) -> tuple[Found, Asked, Tally]:
+    """Ask by way of the job's store and budget; what was found and what it took. Raises as `ask_rows`."""
     teacher = endpoint_of(work)
     again = bool(read_record(work.folder.record(_FAILED)).get("again"))
     with open_store(work) as store:
         asker = ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, ask_failed_again=again)
-        found = label_texts(asker, question_of(work), texts_of(batch), asked_again=teacher.asked_again)
+        found = ask(asker)
         spent = spent_so_far(store)
-    rows = len(batch)
+    answers, missing = (found.answers, found.missing) if isinstance(found, LabelAnswers) else (found, None)
     asked = Asked(
-        rows=rows,
-        answered=int(np.isfinite(found.probabilities).all(axis=1).sum()),
+        rows=num_rows,
+        answered=num_rows - found.given_up.total(),
         failed={str(reason): count for reason, count in found.given_up.items()},
-        repaired=found.answers.repaired.total(),
-        asked_again=found.answers.asked_again.total(),
-        off_labels=None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing)),
+        repaired=answers.repaired.total(),
+        asked_again=answers.asked_again.total(),
+        off_labels=None if missing is None or np.isnan(missing).all() else float(np.nanmean(missing)),
         requests=spent.requests,
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,
@@ -166,13 +210,13 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         served=asker.tally.served,
     )
     if not found.complete:
-        raise StageFailed(_budget_words(teacher.budget, asked, found.answers.waiting, what))
-    if rows - asked.answered > MOST_UNANSWERED * rows:
+        raise StageFailed(_budget_words(teacher.budget, asked, answers.waiting, what))
+    if num_rows - asked.answered > MOST_UNANSWERED * num_rows:
         work.folder.finish(_FAILED, "", again=True)
         raise StageFailed(_unanswered_words(asked, what))
     if again:
         work.folder.finish(_FAILED, "", again=False)
-    return Answers(found.probabilities, asked, asker.tally)
+    return found, asked, asker.tally
 
 
 def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:

@@ -20,17 +20,17 @@ def estimate_labelling(job: Job, *, run_dir: Path | None = None, listener: Liste
     """Ask a sample of the rows that a whole run asks (training rows, pool and test rows, equal ones once), and tell what all will take.
 
     Raises:
-        BadInput: the teacher is no endpoint, or the task is not text-classification; as `run`.
+        BadInput: the teacher is no endpoint, or the task has no labels of texts; as `run`.
         PolicyRefused: before anything is asked.
         EndpointStopped, StageFailed: as `teachers.endpoint.estimate.dry_run`.
     """
-    if not isinstance(job.teacher, EndpointTeacherSpec) or job.task != "text-classification":
+    if not isinstance(job.teacher, EndpointTeacherSpec) or job.task not in ("text-classification", "sequence-labelling"):
         found = f"task is {job.task!r}, teacher.kind is {job.teacher.kind!r}"
-        raise BadInput.at("--dry-run", f"goes with text-classification by a teacher of kind endpoint; {found}.")
+        raise BadInput.at("--dry-run", f"goes with text-classification and sequence-labelling by a teacher of kind endpoint; {found}.")
     check_job(job)
     folder = RunFolder(run_dir or Path("runs") / (job.name or "job"))
     with folder.locked():
-        from stillroom.pipeline.asking import endpoint_of, open_store, question_of, tell, texts_of
+        from stillroom.pipeline.asking import endpoint_of, open_store, requests_of, tell, texts_of
         from stillroom.pipeline.label import pool_of
 
         # What `generation` would add costs requests to write: it is neither written nor counted here.
@@ -38,7 +38,7 @@ def estimate_labelling(job: Job, *, run_dir: Path | None = None, listener: Liste
         teacher, data = endpoint_of(work), work.dataset
         batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
         texts = list(dict.fromkeys(text for batch in batches for text in texts_of(batch)))
-        rows = question_of(work).requests(texts)
+        rows = requests_of(work, texts)
         with open_store(work) as store:
             return dry_run(
                 store, teacher.endpoint, rows, sample=SAMPLE, seed=job.seed, prices=teacher.prices, budget=teacher.budget,

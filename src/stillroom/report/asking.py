@@ -9,15 +9,19 @@ from stillroom.core.provenance import Provenance
 from stillroom.report.measures import grouped, shown_share, shown_usd
 
 TRANSFER_SET, TEST_ROWS = "rows of the transfer set", "test rows"
-_UNANSWERED = {
-    TRANSFER_SET: "The student learns from their labels alone, where they have any.",
-    TEST_ROWS: "The class shares of the training rows stand in for a missing answer, so that nearly all of them count as wrong.",
-}
+_LEARNT = "The student learns from their labels alone, where they have any."
+_STANDS_IN = "The class shares of the training rows stand in for a missing answer, so that nearly all of them count as wrong."
+_NO_SPANS = "A missing answer counts as one without a span."
 
 
-def asking_words(asked: Mapping[str, Asked]) -> list[str]:
-    """What happened, a sentence or two each for the transfer set and the test rows; then what it took."""
-    words = [_answers(what, found) for what, found in asked.items()]
+def asking_words(asked: Mapping[str, Asked], task: object = "") -> list[str]:
+    """What happened, a sentence or two each for the transfer set and the test rows; then what it took.
+
+    Args:
+        task: the job's.
+    """
+    unanswered = {TRANSFER_SET: _LEARNT, TEST_ROWS: _NO_SPANS if task == "sequence-labelling" else _STANDS_IN}
+    words = [_answers(what, found, unanswered[what]) for what, found in asked.items()]
     again = sum(found.asked_again for found in asked.values())
     repaired = sum(found.repaired for found in asked.values())
     if again or repaired:
@@ -32,13 +36,13 @@ def as_served(line: Provenance) -> str:
     return f" as {', '.join(line.served)}" if line.served else ""
 
 
-def _answers(what: str, found: Asked) -> str:
+def _answers(what: str, found: Asked, unanswered: str) -> str:
     missing = found.rows - found.answered
     elsewhere = "" if found.off_labels is None else f" Of its probability {shown_share(found.off_labels)} was seen on none of the labels."
     if not missing:
         return f"All {grouped(found.rows)} {what} were answered.{elsewhere}"
     rows = f"{grouped(found.answered)} of {grouped(found.rows)} {what}"
-    return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {_UNANSWERED[what]}{elsewhere}"
+    return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {unanswered}{elsewhere}"
 
 
 def _cost(found: Asked) -> str:

@@ -117,7 +117,7 @@ def _own_limits(data: ReportData) -> list[str]:
     limits = [
         "The student inherits the teacher's errors and biases where it agrees with it; see the groups and disagreements in report.html.",
         *data.notes,
-        *asking_words(data.asking),
+        *asking_words(data.asking, data.setting("task")),
     ]
     if data.leak is not None and data.leak.leaks and data.setting("labelling", "mode") == "in-sample":
         limits.append(data.leak.message)

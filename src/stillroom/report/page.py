@@ -135,7 +135,7 @@ def _findings(data: ReportData) -> dict[str, Any]:
         "cases_summary": _cases_summary(disagreements, task),
         "leak": None if data.leak is None else _leak(data.leak, in_sample=data.setting("labelling", "mode") == "in-sample"),
         "calibration": None if data.calibration is None else data.calibration.message,
-        "asking": asking_words(data.asking),
+        "asking": asking_words(data.asking, data.setting("task")),
         "generated": generated.section(data.generated, data.setting("evaluation", "confidence")),
         "review": None if data.review is None else review.section(data.review),
         "parity": [
