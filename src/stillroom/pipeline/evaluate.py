@@ -116,7 +116,7 @@ def _predict(work: Work, teacher: NDArray[Any]) -> dict[str, list[NDArray[Any]]]
     for arm in arms(work):
         folders: list[Path] = [work.folder.arm(arm, i) for i in range(len(work.seeds))]
         predictions[arm] = [load_predictor(folder).predict_values(features) for folder in folders]
-    arrays = {f"{arm}-{i}": _plain(values) for arm, found in predictions.items() for i, values in enumerate(found)}
+    arrays: dict[str, Any] = {f"{arm}-{i}": _plain(values) for arm, found in predictions.items() for i, values in enumerate(found)}
     content = io.BytesIO()
     np.savez_compressed(content, keys=data.test.keys, target=_plain(np.asarray(data.test.target)), **arrays)
     write_bytes(work.folder.predictions, content.getvalue())

@@ -20,6 +20,7 @@ _PIPELINES = {
     "tabular-classification": "tabular-classification",
     "tabular-regression": "tabular-regression",
     "text-classification": "text-classification",
+    "sequence-labelling": "token-classification",
     "language-model": "text-generation",
 }
 _FITTED_HERE = "fitted here"
@@ -169,6 +170,14 @@ def _use(data: ReportData) -> str:
             f"{prompt}\n"
             "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0], skip_special_tokens=True))\n```\n\n"
             "transformers alone loads it. `stillroom write` writes without code; `lineage.json` says who taught what."
+        )
+    if data.setting("task") == "sequence-labelling":
+        return (
+            '```python\nimport stillroom\n\nstudent = stillroom.load("path/to/run")\n'
+            'student.predict(["Ann is in Paris."])  # the spans of each text: start, end, label\n```\n\n'
+            "`student/` is a transformers checkpoint, whose tags stand on the first piece of each word: "
+            '`pipeline("token-classification", "path/to/run/student", aggregation_strategy="first")`. '
+            "`lineage.json` says who taught what."
         )
     return (
         '```python\nimport stillroom\n\nstudent = stillroom.load("path/to/run")\nstudent.predict(table)\n```\n\n'

@@ -318,7 +318,12 @@ def _slices(data: ReportData, primary: str) -> list[dict[str, Any]]:
 
 def _case(d: Disagreement, task: str) -> dict[str, Any]:
     classifies = task not in ("tabular-regression", "language-model")
-    size = f"distance {d.size:.2f}" if classifies else f"{d.size:.4g} {'nats a token ' if task == 'language-model' else ''}apart"
+    if task == "sequence-labelling":
+        size = f"{d.size:.0f} of their spans differ"
+    elif classifies:
+        size = f"distance {d.size:.2f}"
+    else:
+        size = f"{d.size:.4g} {'nats a token ' if task == 'language-model' else ''}apart"
     answers = []
     for arm, answer in (("teacher", d.teacher), ("student", d.student), ("control", d.control)):
         if answer is not None:
@@ -349,6 +354,11 @@ def _cases_summary(cases: tuple[Disagreement, ...], task: str) -> str:
         return f"The {len(cases)} test rows on which their values are furthest apart."
     teacher = sum(d.teacher == d.label for d in cases)
     student = sum(d.student == d.label for d in cases)
+    if task == "sequence-labelling":
+        return (
+            f"The {len(cases)} test texts on which most spans differ. The teacher\u2019s are all right on {teacher} of them, the "
+            f"student\u2019s on {student}."
+        )
     return (
         f"The {len(cases)} test rows on which their probabilities are furthest apart (total variation distance, 1 is complete). "
         f"The teacher\u2019s top class is right on {teacher} of them, the student\u2019s on {student}."

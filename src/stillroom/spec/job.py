@@ -151,7 +151,9 @@ class Job(Spec):
         if self.task == "sequence-labelling":
             yield from span_problems(self)
         elif (self.task == "text-classification") != (data.text is not None):
-            yield Problem("data.text", "names the text column of task: text-classification or sequence-labelling, and goes only with these.")
+            yield Problem(
+                "data.text", "names the text column of task: text-classification or sequence-labelling, and goes only with these."
+            )
         if data.source.kind == "file" and data.target is None:
             yield Problem("data.target", "is missing; name the column to predict.")
         if data.source.kind == "sklearn" and data.target is not None:

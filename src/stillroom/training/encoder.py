@@ -123,9 +123,7 @@ def train_on(
             compute_metrics=_validation_metrics,
             callbacks=watching,
             lengths=train_set.lengths,
-            objective=lambda *tensors, **counts: loss_fn(
-                *tensors, temperature=temperature, hard_label_weight=hard_label_weight, **counts
-            ),
+            objective=lambda *tensors, **counts: loss_fn(*tensors, temperature=temperature, hard_label_weight=hard_label_weight, **counts),
         )
 
     return run_training(
