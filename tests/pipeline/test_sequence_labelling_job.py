@@ -1,4 +1,4 @@
-"""A sequence-labelling job whose teacher is a model behind an endpoint, through a real server on loopback: every stage, and what goes wrong."""
+"""A sequence-labelling job whose teacher is behind an endpoint, through a real server on loopback: every stage, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from stillroom.core.spans import Span
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.verify import verify
 from stillroom.pipeline.dry_run import estimate_labelling
+from stillroom.pipeline.folder import RunFolder
 from stillroom.pipeline.label import label
 from stillroom.pipeline.progress import Silence
-from stillroom.pipeline.review import open_review
-from stillroom.pipeline.run import RunFolder
+from stillroom.pipeline.review import Review
 from stillroom.pipeline.work import open_work
 from stillroom.spec.load import job_from
 from stillroom.teachers.endpoint import client as client_module
@@ -37,7 +37,7 @@ sys.modules["scripted_server"] = scripted
 _SPEC.loader.exec_module(scripted)
 
 KINDS = {"card": "thing", "money": "thing", "good": "mood", "bad": "mood", "fine": "mood", "poor": "mood"}
-OTHERS = "lost a the is my it was not how do i get to and when where".split()
+OTHERS = ["lost", "a", "the", "is", "my", "it", "was", "not", "how", "do", "i", "get", "to", "and", "when", "where"]
 Make = Callable[..., Any]
 
 
@@ -55,8 +55,8 @@ def spans(text: str) -> list[dict[str, Any]]:
 
 
 def said(body: dict[str, Any]) -> str:
-    """The row that a request is about: the first message of the user behind the worked example."""
-    return [str(message["content"]) for message in body["messages"] if message["role"] == "user"][-1 - len(body["messages"]) % 2]
+    """The row that a request is about: the message behind the system's and the worked example."""
+    return str(body["messages"][3]["content"])
 
 
 def answer(number: int, body: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def test_a_whole_run_asks_each_row_once_and_the_student_finds_spans(serve: Make,
     with pytest.raises(BadInput, match=r"is no model: the teacher 'm' answered at"):
         stillroom.load(done.folder.path, arm="teacher")
     with pytest.raises(BadInput, match="whose teacher gives spans; a review looks at labels"):
-        open_review(done.folder.path, reviewer="ann", num_rows=5, seed=0)
+        Review(done.folder.path, reviewer="ann", num_rows=5)
 
     server.script = lambda number, body: {"status": 500}
     again = stillroom.run(

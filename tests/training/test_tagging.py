@@ -22,7 +22,7 @@ from stillroom.training.tagging import Found, TaggedTexts, train_tagger
 Make = Callable[..., tuple[Any, Any]]
 LABELS = ("mood", "thing")
 KINDS = {"card": "thing", "money": "thing", "good": "mood", "bad": "mood", "fine": "mood", "poor": "mood"}
-OTHERS = "lost a the is my it was not how do i get to and when where".split()
+OTHERS = ["lost", "a", "the", "is", "my", "it", "was", "not", "how", "do", "i", "get", "to", "and", "when", "where"]
 
 
 def found_in(text: str) -> tuple[Span, ...]:
