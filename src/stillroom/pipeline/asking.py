@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stillroom.core.asking import Asked
 from stillroom.core.chat import ChatRequest, Failure, Reply, Usage
 from stillroom.core.errors import StageFailed
+from stillroom.core.protocols import BlockStore
 from stillroom.core.records import Batch
 from stillroom.core.spans import Span
 from stillroom.core.specification import Specification
@@ -20,9 +21,10 @@ from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.work import Work
 from stillroom.spec.teacher import EndpointTeacherSpec
+from stillroom.teachers.endpoint import batch
 from stillroom.teachers.endpoint.budget import Budget
 from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_teacher
-from stillroom.teachers.endpoint.durable import Asker, ask_all
+from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
 from stillroom.teachers.tasks.classification import ClassificationQuestion, LabelAnswers, label_texts
@@ -60,7 +62,8 @@ class Tally:
 
     @property
     def seconds(self) -> list[float]:
-        return [outcome.seconds for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
+        """Of each reply that came by itself: what came in a batch tells no latency."""
+        return [outcome.seconds for _, outcome in self.outcomes.values() if isinstance(outcome, Reply) and outcome.seconds]
 
     @property
     def usage(self) -> list[Usage]:
@@ -92,6 +95,7 @@ class ToldAsker(Asker):
     then no key is needed, and no server."""
 
     listener: Listener = field(default_factory=Silence)
+    batch: bool = False
     ask_failed_again: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -99,9 +103,9 @@ class ToldAsker(Asker):
         rows = list(requests)
         if not self.ask_failed_again and None not in super().outcomes(rows):
             return Standing(len(rows), len(rows))
-        return ask_all(
-            self.store, self.endpoint, rows, prices=self.prices, budget=self.budget, ask_failed_again=self.ask_failed_again,
-            listen=tell(self.listener, len(rows), "asking the teacher"),
+        return batch.ask(
+            self.store, self.endpoint, rows, batch=self.batch, prices=self.prices, budget=self.budget,
+            ask_failed_again=self.ask_failed_again, listen=tell(self.listener, len(rows), "asking the teacher"),
         )  # fmt: skip
 
     def outcomes(self, requests: Iterable[ChatRequest]) -> Iterator[Reply | Failure | None]:
@@ -121,6 +125,15 @@ def endpoint_of(work: Work) -> EndpointTeacher:
     """The job's teacher behind its endpoint."""
     assert isinstance(work.job.teacher, EndpointTeacherSpec), "the caller looked"
     return build_endpoint_teacher(work.job.teacher, work.job.budget)
+
+
+def asker_of(work: Work, store: BlockStore, *, ask_failed_again: bool = False) -> ToldAsker:
+    """What asks the job's teacher, through `store`."""
+    teacher = endpoint_of(work)
+    return ToldAsker(
+        store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, batch=teacher.batch,
+        ask_failed_again=ask_failed_again,
+    )  # fmt: skip
 
 
 def open_store(work: Work) -> KnowledgeStore:
@@ -178,9 +191,7 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
             )
 
         spans, asked, tally = _put(work, len(texts), what, mentions)
-        values = np.empty(len(texts), dtype=object)
-        values[:] = spans.values
-        return Answers(values, asked, tally)
+        return Answers(np.fromiter(spans.values, dtype=object, count=len(texts)), asked, tally)
     labels, asked, tally = _put(
         work, len(texts), what, lambda asker: label_texts(asker, question_of(work), texts, asked_again=teacher.asked_again)
     )
@@ -192,7 +203,7 @@ def _put(work: Work, num_rows: int, what: str, ask: Callable[[Asker], Found]) ->
     teacher = endpoint_of(work)
     again = bool(read_record(work.folder.record(_FAILED)).get("again"))
     with open_store(work) as store:
-        asker = ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, ask_failed_again=again)
+        asker = asker_of(work, store, ask_failed_again=again)
         found = ask(asker)
         spent = spent_so_far(store)
     answers, missing = (found.answers, found.missing) if isinstance(found, LabelAnswers) else (found, None)
