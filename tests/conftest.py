@@ -17,6 +17,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: 
 _NEEDS_AIOHTTP = [
     "pipeline/test_endpoint_job.py",
     "pipeline/test_generate_job.py",
+    "pipeline/test_sequence_labelling_job.py",
     "teachers/endpoint",
     "teachers/synthesis/test_fill.py",
     "teachers/tasks",
@@ -32,6 +33,7 @@ if find_spec("torch") is None:
         "models/test_causal.py",
         "models/test_generation.py",
         "models/test_language*.py",
+        "models/test_spans.py",
         "models/test_text.py",
         "objectives/test_soft_labels_torch.py",
         "objectives/test_tokens.py",
@@ -41,6 +43,7 @@ if find_spec("torch") is None:
         "pipeline/test_other_teachers.py",
         "pipeline/test_language_mistakes.py",
         "pipeline/test_language_use.py",
+        "pipeline/test_sequence_labelling_job.py",
         "report/test_browser.py",
         "review/test_browser.py",
         "students/test_causal.py",
@@ -50,6 +53,7 @@ if find_spec("torch") is None:
         "teachers/test_huggingface.py",
         "teachers/test_token_sampling.py",
         "training/test_encoder.py",
+        "training/test_tagging.py",
         "training/test_language*.py",
     ]
 
