@@ -318,12 +318,11 @@ def _slices(data: ReportData, primary: str) -> list[dict[str, Any]]:
 
 def _case(d: Disagreement, task: str) -> dict[str, Any]:
     classifies = task not in ("tabular-regression", "language-model")
-    if task == "sequence-labelling":
-        size = f"{d.size:.0f} of their spans differ"
-    elif classifies:
-        size = f"distance {d.size:.2f}"
-    else:
-        size = f"{d.size:.4g} {'nats a token ' if task == 'language-model' else ''}apart"
+    sizes = {
+        "language-model": f"{d.size:.4g} nats a token apart",
+        "sequence-labelling": f"{d.size:.0f} of their spans differ",
+        "tabular-regression": f"{d.size:.4g} apart",
+    }
     answers = []
     for arm, answer in (("teacher", d.teacher), ("student", d.student), ("control", d.control)):
         if answer is not None:
@@ -337,7 +336,7 @@ def _case(d: Disagreement, task: str) -> dict[str, Any]:
         "label_is": "length" if task == "language-model" else "label",
         "label": d.label,
         "answers": answers,
-        "size": size,
+        "size": sizes.get(task, f"distance {d.size:.2f}"),
         "text": cells[0][1] if len(cells) == 1 else None,
         "summary": f"{summary}, and {more} more" if more > 0 else summary,
         "cells": cells,
@@ -355,10 +354,8 @@ def _cases_summary(cases: tuple[Disagreement, ...], task: str) -> str:
     teacher = sum(d.teacher == d.label for d in cases)
     student = sum(d.student == d.label for d in cases)
     if task == "sequence-labelling":
-        return (
-            f"The {len(cases)} test texts on which most spans differ. The teacher\u2019s are all right on {teacher} of them, the "
-            f"student\u2019s on {student}."
-        )
+        right = f"The teacher\u2019s are all right on {teacher} of them, the student\u2019s on {student}."
+        return f"The {len(cases)} test texts on which most spans differ. {right}"
     return (
         f"The {len(cases)} test rows on which their probabilities are furthest apart (total variation distance, 1 is complete). "
         f"The teacher\u2019s top class is right on {teacher} of them, the student\u2019s on {student}."
