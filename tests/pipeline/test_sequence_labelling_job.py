@@ -25,7 +25,7 @@ from stillroom.pipeline.folder import RunFolder
 from stillroom.pipeline.label import label
 from stillroom.pipeline.progress import Silence
 from stillroom.pipeline.review import Review
-from stillroom.pipeline.work import open_work
+from stillroom.pipeline.work import check_without_asking, open_work
 from stillroom.spec.load import job_from
 from stillroom.teachers.endpoint import client as client_module
 
@@ -285,7 +285,7 @@ def test_words_with_tags_are_the_same_job(ending: str, serve: Make, make: Make, 
     ],
 )  # fmt: skip
 def test_a_specification_that_does_not_fit_is_refused_before_anything_is_asked(
-    specification: dict[str, Any], words: str, make: Make, tmp_path: Path
+    specification: dict[str, Any], words: str, make: Make
 ) -> None:
     with pytest.raises(BadInput, match=words):
-        stillroom.run(make("http://127.0.0.1:1/v1", specification=specification), run_dir=tmp_path / "run")
+        check_without_asking(make("http://127.0.0.1:1/v1", specification=specification))
