@@ -12,6 +12,10 @@ class EndpointStopped(StageFailed):
     """The endpoint is down, or the job's settings do not fit it. What has been answered is kept."""
 
 
+class Unanswered(StageFailed):
+    """So little was answered that something is wrong with the job or the server."""
+
+
 class Breaker:
     """Watches the attempts of all rows.
 
