@@ -106,8 +106,8 @@ class ToldAsker(Asker):
         if all(isinstance(outcome, settled) for outcome in super().outcomes(rows)):
             return Standing(len(rows), len(rows))
         return ask(
-            self.store, self.endpoint, rows, batch=self.batch, prices=self.prices, budget=self.budget, ask_failed_again=self.ask_failed_again,
-            listen=tell(self.listener, len(rows), "asking the teacher"),
+            self.store, self.endpoint, rows, batch=self.batch, prices=self.prices, budget=self.budget,
+            ask_failed_again=self.ask_failed_again, listen=tell(self.listener, len(rows), "asking the teacher"),
         )  # fmt: skip
 
     def outcomes(self, requests: Iterable[ChatRequest]) -> Iterator[Reply | Failure | None]:
