@@ -49,15 +49,15 @@ def _batches(found: Mapping[str, int]) -> list[str]:
     if not found:
         return []
     faults = [
-        f"{grouped(count)} {words}"
+        f"{words}: {grouped(count)}"
         for name, words in (
-            ("duplicates", "lines about a row that had one already, of which the first valid one counts"),
+            ("duplicates", "further lines about a row, of which the first valid one counts"),
             ("unknown", "lines about no row of the batch"),
-            ("silent", "rows without a line, which were asked again"),
+            ("silent", "rows without a line, asked again"),
         )
         if (count := found[name])
     ]
-    wrong = f"Their results held {'; '.join(faults)}." if faults else "Their results were whole."
+    wrong = f"In their results: {'; '.join(faults)}." if faults else "Their results were whole."
     return [f"Batches that the vendor has run: {grouped(found['ended'])}. {wrong}"]
 
 
