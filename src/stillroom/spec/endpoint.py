@@ -63,5 +63,5 @@ class EndpointFields(Spec):
     )
     max_concurrency: Count = described("Requests at once, at most; how many really are is learnt.", default=256)
     timeout_seconds: Annotated[float, Field(gt=0)] = described("Of one attempt.", default=120.0)
-    max_attempts: Count = described("Of one request, refusals for the rate not counted.", default=8)
+    max_attempts: Count = described("Of one request, not counted refusals for the rate and connections that could not be made.", default=8)
     extra: Params = described("Further fields of each request's body, as the server takes them.", default={})
