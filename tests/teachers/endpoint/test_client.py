@@ -8,6 +8,7 @@ import random
 import shutil
 import ssl
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -310,6 +311,23 @@ def test_an_endpoint_that_goes_down_stops_the_run(serve: Make, endpoint: Make, m
 
     with pytest.raises(EndpointStopped, match=r"nothing but failures for .* s, the last server-error 500"):
         ask(endpoint(server, max_attempts=10**6, max_concurrency=4), make_requests(500), clock=clock, sleep=no_sleep)
+
+
+def test_a_server_that_restarts_costs_no_row(serve: Make, endpoint: Make, make_requests: Make) -> None:
+    """Connections that are refused meanwhile are no failed attempts of the rows."""
+    first = serve(lambda number, body: {"end": True} if number == 4 else {})
+
+    def restart() -> None:
+        first._thread.join()
+        time.sleep(0.5)
+        serve(port=first.port)
+
+    again = threading.Thread(target=restart)
+    again.start()
+    outcomes, _ = ask(endpoint(first, max_attempts=2, max_concurrency=4), make_requests(12))
+    again.join()
+    assert all(isinstance(each, Reply) for each in outcomes)
+    assert max(each.attempts for each in outcomes) > 2
 
 
 def test_a_single_401_in_the_middle_is_tried_again(serve: Make, endpoint: Make, make_requests: Make) -> None:

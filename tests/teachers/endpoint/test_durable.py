@@ -27,7 +27,7 @@ from stillroom.teachers.endpoint.budget import Budget, Meter, Prices, Spending
 from stillroom.teachers.endpoint.client import EndpointClient
 from stillroom.teachers.endpoint.durable import ask_all, ask_all_async, stored_outcomes
 from stillroom.teachers.endpoint.estimate import dry_run
-from stillroom.teachers.endpoint.ledger import SPENDING, spent_so_far
+from stillroom.teachers.endpoint.ledger import SPENDING, numbered_entry, spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
 from stillroom.teachers.endpoint.writer import GroupWriter
 
@@ -265,6 +265,22 @@ def test_an_answer_that_is_none_is_paid_for(store: KnowledgeStore, serve: Make, 
     ended = ask_all(store, endpoint(serve(lambda number, body: {"fields": fields})), make_requests(2), prices=PRICES)
     assert (dict(ended.failures), ended.spent) == ({"refused": 2}, PRICES.of(Usage(14, 6), requests=2))
     assert ended.spent == spent_so_far(store)
+
+
+def test_what_may_have_been_run_is_paid_for_at_its_most(store: KnowledgeStore, serve: Make, endpoint: Make, make_requests: Make) -> None:
+    server = serve(lambda number, body: {"latency": 1.0})
+    (row,) = make_requests(1)
+    ended = ask_all(store, endpoint(server, timeout_seconds=0.2, max_attempts=2), [row], prices=PRICES)
+    most = PRICES.of(Usage(len(row.body()) + 256, 8))
+    assert (ended.spent, dict(ended.failures)) == (most + most, {"timeout": 1})
+    assert Meter(PRICES, Budget(usd=1.0)).most(row, len(row.body())) == most
+
+
+def test_the_ledger_counts_every_entry_of_every_writer(store: KnowledgeStore) -> None:
+    entries = [numbered_entry(writer, i, Spending(requests=1)) for writer in "ab" for i in range(300)]
+    keys, blocks, facts = zip(*[*entries, *entries[:5]], strict=True)  # made again, an entry counts once
+    store.put_blocks(keys, blocks, facts)
+    assert spent_so_far(store) == Spending(requests=600)
 
 
 def cost_of(server: Any) -> Spending:
