@@ -15,6 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: its kernels run on any machine, line by line
 
 _NEEDS_AIOHTTP = [
+    "pipeline/test_endpoint_bad_input.py",
     "pipeline/test_endpoint_job.py",
     "pipeline/test_generate_job.py",
     "teachers/endpoint",

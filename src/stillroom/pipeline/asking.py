@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,9 @@ from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.work import Work
 from stillroom.spec.teacher import EndpointTeacherSpec
-from stillroom.teachers.endpoint import batch
+from stillroom.teachers.endpoint.batch import ask
+from stillroom.teachers.endpoint.batch_records import BatchRecords
+from stillroom.teachers.endpoint.breaker import EndpointStopped, Unanswered
 from stillroom.teachers.endpoint.budget import Budget
 from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_teacher
 from stillroom.teachers.endpoint.durable import Asker
@@ -28,8 +31,8 @@ from stillroom.teachers.tasks.classification import ClassificationQuestion, labe
 
 MOST_UNANSWERED = 0.5
 """Where more than this share of the rows has no answer, something is wrong with the job or the server, and training hides it."""
-_FAILED = "unanswered"
-"""The record that too many rows had no answer: they are asked again then, though they had failed for good."""
+_STOPS = "stops"
+"""The record of askings that ended in an error; see `asked_anew`."""
 _REMEDIES = {
     "truncated": "raise teacher.max_tokens",
     "off-label": "say in specification.task what an answer looks like, and define the labels",
@@ -63,6 +66,11 @@ class Tally:
         return [outcome.usage for _, outcome in self.outcomes.values() if outcome.usage is not None]
 
     @property
+    def retries(self) -> int:
+        attempts = {(each.messages_json, each.seed, each.sample): outcome.attempts for each, outcome in self.outcomes.values()}
+        return sum(attempts.values()) - len(attempts)
+
+    @property
     def served(self) -> tuple[str, ...]:
         models = [outcome.model for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
         return tuple(dict.fromkeys(filter(None, models)))
@@ -86,16 +94,17 @@ class ToldAsker(Asker):
     """An asker that tells a listener how it stands, counts what it reads, and sends nothing where the store holds every answer:
     then no key is needed, and no server."""
 
-    listener: Listener = field(default_factory=Silence)
     batch: bool = False
+    listener: Listener = field(default_factory=Silence)
     ask_failed_again: bool = False
     tally: Tally = field(default_factory=Tally)
 
     def ask(self, requests: Iterable[ChatRequest]) -> Standing:
         rows = list(requests)
-        if not self.ask_failed_again and None not in super().outcomes(rows):
+        settled = (Reply,) if self.ask_failed_again else (Reply, Failure)
+        if all(isinstance(outcome, settled) for outcome in super().outcomes(rows)):
             return Standing(len(rows), len(rows))
-        return batch.ask(
+        return ask(
             self.store, self.endpoint, rows, batch=self.batch, prices=self.prices, budget=self.budget,
             ask_failed_again=self.ask_failed_again, listen=tell(self.listener, len(rows), "asking the teacher"),
         )  # fmt: skip
@@ -105,6 +114,25 @@ class ToldAsker(Asker):
         for request, outcome in zip(rows, super().outcomes(rows), strict=True):
             self.tally.add(request, outcome)
             yield outcome
+
+
+@contextmanager
+def asked_anew(work: Work, what: str) -> Iterator[bool]:
+    """Around the asking of something: whether what failed for good before is asked again.
+
+    It is after every asking, of whatever, that ended because the endpoint was down, or the job or the server wrong: the cause is mended
+    by then, and rows that failed of it would stay lost. A budget that was reached is no such end.
+    """
+    known = read_record(work.folder.record(_STOPS))
+    stops, heeded = known.get("stops", 0), known.get("heeded", {})
+    again = heeded.get(what, 0) < stops
+    try:
+        yield again
+    except (EndpointStopped, Unanswered):
+        work.folder.finish(_STOPS, "", stops=stops + 1, heeded=heeded)
+        raise
+    if again:
+        work.folder.finish(_STOPS, "", stops=stops, heeded={**heeded, what: stops})
 
 
 def tell(listener: Listener, total: int, description: str) -> Callable[[Standing], None]:
@@ -119,13 +147,12 @@ def endpoint_of(work: Work) -> EndpointTeacher:
     return build_endpoint_teacher(work.job.teacher, work.job.budget)
 
 
-def asker_of(work: Work, store: BlockStore, *, ask_failed_again: bool = False) -> ToldAsker:
-    """What asks the job's teacher, through `store`."""
+def told_asker(work: Work, store: BlockStore, *, again: bool) -> ToldAsker:
+    """The job's teacher, to be asked. `again`: what failed for good, too."""
     teacher = endpoint_of(work)
     return ToldAsker(
-        store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, batch=teacher.batch,
-        ask_failed_again=ask_failed_again,
-    )  # fmt: skip
+        store, teacher.endpoint, teacher.prices, teacher.budget, batch=teacher.batch, listener=work.listener, ask_failed_again=again
+    )
 
 
 def open_store(work: Work) -> KnowledgeStore:
@@ -158,12 +185,17 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         BadInput, EndpointStopped: as `durable.ask_all`.
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
+    with asked_anew(work, what) as again:
+        return _ask_rows(work, batch, what, again=again)
+
+
+def _ask_rows(work: Work, batch: Batch, what: str, *, again: bool) -> Answers:
     teacher = endpoint_of(work)
-    again = bool(read_record(work.folder.record(_FAILED)).get("again"))
     with open_store(work) as store:
-        asker = asker_of(work, store, ask_failed_again=again)
+        asker = told_asker(work, store, again=again)
         found = label_texts(asker, question_of(work), texts_of(batch), asked_again=teacher.asked_again)
         spent = spent_so_far(store)
+        batches = BatchRecords(store, teacher.endpoint.name).found() if teacher.batch else {}
     rows = len(batch)
     asked = Asked(
         rows=rows,
@@ -177,14 +209,13 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         completion_tokens=spent.completion_tokens,
         usd=None if teacher.prices is None else spent.usd,
         served=asker.tally.served,
+        retries=asker.tally.retries,
+        batches=dict(batches),
     )
     if not found.complete:
         raise StageFailed(_budget_words(teacher.budget, asked, found.answers.waiting, what))
     if rows - asked.answered > MOST_UNANSWERED * rows:
-        work.folder.finish(_FAILED, "", again=True)
-        raise StageFailed(_unanswered_words(asked, what))
-    if again:
-        work.folder.finish(_FAILED, "", again=False)
+        raise Unanswered(_unanswered_words(asked, what))
     return Answers(found.probabilities, asked, asker.tally)
 
 

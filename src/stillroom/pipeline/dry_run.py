@@ -30,7 +30,7 @@ def estimate_labelling(job: Job, *, run_dir: Path | None = None, listener: Liste
     check_job(job)
     folder = RunFolder(run_dir or Path("runs") / (job.name or "job"))
     with folder.locked():
-        from stillroom.pipeline.asking import endpoint_of, open_store, question_of, tell, texts_of
+        from stillroom.pipeline.asking import asked_anew, endpoint_of, open_store, question_of, tell, texts_of
         from stillroom.pipeline.label import pool_of
 
         # What `generation` would add costs requests to write: it is neither written nor counted here.
@@ -39,8 +39,9 @@ def estimate_labelling(job: Job, *, run_dir: Path | None = None, listener: Liste
         batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
         texts = list(dict.fromkeys(text for batch in batches for text in texts_of(batch)))
         rows = question_of(work).requests(texts)
-        with open_store(work) as store:
+        with asked_anew(work, "a sample") as again, open_store(work) as store:
             return dry_run(
                 store, teacher.endpoint, rows, sample=SAMPLE, seed=job.seed, prices=teacher.prices, budget=teacher.budget,
+                price_factor=teacher.price_factor, ask_failed_again=again,
                 listen=tell(work.listener, min(SAMPLE, len(rows)), "asking a sample"),
             )  # fmt: skip

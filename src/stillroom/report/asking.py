@@ -18,12 +18,15 @@ _UNANSWERED = {
 def asking_words(asked: Mapping[str, Asked]) -> list[str]:
     """What happened, a sentence or two each for the transfer set and the test rows; then what it took."""
     words = [_answers(what, found) for what, found in asked.items()]
+    if retries := sum(found.retries for found in asked.values()):
+        words.append(f"Requests were sent again {_times(retries)}, after a fault of the server or the network or a refusal for the rate.")
     again = sum(found.asked_again for found in asked.values())
     repaired = sum(found.repaired for found in asked.values())
     if again or repaired:
         words.append(f"Answers that could not be used were asked for anew {_times(again)}; {grouped(repaired)} were repaired.")
     if asked:
-        words.append(_cost(max(asked.values(), key=lambda found: found.requests)))
+        last = max(asked.values(), key=lambda found: found.requests)
+        words += [*_batches(last.batches), _cost(last)]
     return words
 
 
@@ -39,6 +42,23 @@ def _answers(what: str, found: Asked) -> str:
         return f"All {grouped(found.rows)} {what} were answered.{elsewhere}"
     rows = f"{grouped(found.answered)} of {grouped(found.rows)} {what}"
     return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {_UNANSWERED[what]}{elsewhere}"
+
+
+def _batches(found: Mapping[str, int]) -> list[str]:
+    """What came back in batches, and what was wrong with it."""
+    if not found:
+        return []
+    faults = [
+        f"{words}: {grouped(count)}"
+        for name, words in (
+            ("duplicates", "further lines about a row, of which the first valid one counts"),
+            ("unknown", "lines about no row of the batch"),
+            ("silent", "rows without a line, asked again"),
+        )
+        if (count := found[name])
+    ]
+    wrong = f"In their results: {'; '.join(faults)}." if faults else "Their results were whole."
+    return [f"Batches that the vendor has run: {grouped(found['ended'])}. {wrong}"]
 
 
 def _cost(found: Asked) -> str:

@@ -18,7 +18,7 @@ class Endpoint:
         api_key_env: the environment variable that holds the key; None for a server that wants none.
         max_concurrency: the most requests at once; how many really are is learnt.
         timeout_seconds: of one attempt, from connecting to the last byte.
-        max_attempts: of one request, refusals for the rate not counted.
+        max_attempts: of one request, not counted refusals for the rate and connections that could not be made.
         max_response_bytes: a larger answer is not read to its end.
     """
 

@@ -68,8 +68,7 @@ def ask_batch(
     Raises:
         BadInput, EndpointStopped, StageFailed: as `ask_all`.
     """
-    usual = prices or Prices()
-    meter = Meter(Prices(usual.prompt * price_factor, usual.completion * price_factor), budget, spent_so_far(store))
+    meter = Meter((prices or Prices()).times(price_factor), budget, spent_so_far(store))
 
     async def work() -> Standing:
         with tempfile.TemporaryDirectory(prefix="stillroom-batch-") as folder:

@@ -67,6 +67,9 @@ class Prices:
         if not (0 <= self.prompt < float("inf") and 0 <= self.completion < float("inf")):
             raise BadInput.at("teacher.prices", f"{self.prompt}, {self.completion}: prices are at least 0 US dollars per million tokens.")
 
+    def times(self, factor: float) -> Prices:
+        return Prices(self.prompt * factor, self.completion * factor)
+
     def of(self, usage: Usage, requests: int = 1) -> Spending:
         prompt, completion = (round(price * _PICO / 1e6) for price in (self.prompt, self.completion))
         paid = usage.prompt_tokens * prompt + usage.completion_tokens * completion

@@ -9,6 +9,7 @@ from stillroom.core.chat import ChatParameters
 from stillroom.core.fingerprint import fingerprint
 from stillroom.spec.endpoint import BudgetSpec, EndpointFields
 from stillroom.teachers.endpoint.address import Endpoint
+from stillroom.teachers.endpoint.batch import PRICE_FACTOR
 from stillroom.teachers.endpoint.budget import Budget, Prices
 
 DEFAULT_SAMPLES = 5
@@ -26,7 +27,7 @@ class EndpointTeacher:
         samples: answers to each row; 1 unless the job asks for several.
         asked_again: how often an answer that cannot be used is asked for anew.
         prices: None where the job names none: money is then unknown, not zero.
-        batch: whether it is asked through the vendor's batch API.
+        batch: whether rows go through the vendor's batch API.
     """
 
     endpoint: Endpoint
@@ -40,8 +41,13 @@ class EndpointTeacher:
     batch: bool = False
 
     @property
+    def price_factor(self) -> float:
+        """What is paid, as a share of `prices`."""
+        return PRICE_FACTOR if self.batch else 1.0
+
+    @property
     def fingerprint(self) -> str:
-        """Covers what shapes the answers: not the key, the pace, the batch API, the prices or the budget."""
+        """Covers what shapes the answers: not the key, the pace, the prices, the budget, or whether in a batch."""
         shape = [self.answers, self.samples, self.structured, self.asked_again]
         return fingerprint("endpoint", self.endpoint.name, self.parameters.json, *shape)
 

@@ -25,6 +25,8 @@ _LONGEST_WAIT_SECONDS = 600.0
 """A server that asks for a longer wait is waited for no longer than this before it is asked again."""
 _REFUSALS = 50
 """So often is one row refused for the rate before it fails for good."""
+_NO_FAULT_OF_A_ROW = ("rate-limited", "unreachable")
+"""Such attempts do not count: the breaker says when there are too many of the latter."""
 _LOOK_AHEAD = 32
 _JSON = {"Content-Type": "application/json"}
 
@@ -81,7 +83,7 @@ class EndpointClient:
         """
         body = request.body()
         most = self.meter.most(request, len(body))
-        attempts = refusals = 0
+        attempts = failures = refusals = 0
         while True:
             await self.meter.reserve(most)
             attempts += 1
@@ -90,7 +92,8 @@ class EndpointClient:
             except AttemptFailed as failed:
                 self.breaker.attempt_failed(failed, self._clock())
                 refusals += failed.reason == "rate-limited"
-                if not failed.retry or attempts - refusals >= self.endpoint.max_attempts or refusals >= _REFUSALS:
+                failures += failed.reason not in _NO_FAULT_OF_A_ROW
+                if not failed.retry or failures >= self.endpoint.max_attempts or refusals >= _REFUSALS:
                     failure = Failure(failed.reason, failed.detail, failed.status, attempts, usage=failed.usage)
                     self.breaker.row_failed(failure)
                     return failure
