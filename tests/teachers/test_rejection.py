@@ -7,7 +7,8 @@ import random
 import pytest
 
 from stillroom.teachers.checkers import numeric_match
-from stillroom.teachers.rejection import AcceptRate, Sample, Vote, accept_rates, kept, majority_vote, verify
+from stillroom.core.responses import AcceptRate
+from stillroom.teachers.rejection import Sample, Vote, accept_rates, kept, majority_vote, verify
 
 SAMPLES = [
     Sample("a", "#### 1", "1", model="big", difficulty="easy"),
