@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_te
 from stillroom.teachers.endpoint.durable import Asker, ask_all
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
+from stillroom.teachers.tasks import rounds
 from stillroom.teachers.tasks.classification import ClassificationQuestion, label_texts
 
 MOST_UNANSWERED = 0.5
@@ -145,34 +148,76 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         BadInput, EndpointStopped: as `durable.ask_all`.
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
-    teacher = endpoint_of(work)
-    again = bool(read_record(work.folder.record(_FAILED)).get("again"))
+    with asking(work) as asker:
+        found = label_texts(asker, question_of(work), texts_of(batch), asked_again=endpoint_of(work).asked_again)
+        answered = int(np.isfinite(found.probabilities).all(axis=1).sum())
+        off_labels = None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing))
+        asked = settled(
+            work, asker, what, found.answers, rows=len(batch), answered=answered, given_up=found.given_up, off_labels=off_labels
+        )
+    return Answers(found.probabilities, asked, asker.tally)
+
+
+@contextmanager
+def asking(work: Work) -> Iterator[ToldAsker]:
+    """The job's endpoint, through the job's store. What failed for good is asked again where too much had failed."""
+    teacher, again = endpoint_of(work), bool(read_record(work.folder.record(_FAILED)).get("again"))
     with open_store(work) as store:
-        asker = ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, ask_failed_again=again)
-        found = label_texts(asker, question_of(work), texts_of(batch), asked_again=teacher.asked_again)
-        spent = spent_so_far(store)
-    rows = len(batch)
+        yield ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, ask_failed_again=again)
+
+
+def settled(
+    work: Work,
+    asker: ToldAsker,
+    what: str,
+    answers: rounds.Answers[Any],
+    *,
+    rows: int,
+    answered: int,
+    given_up: Mapping[rounds.Reason, int],
+    off_labels: float | None = None,
+) -> Asked:
+    """What is recorded of rows that were put to an `asker`.
+
+    Args:
+        answers: the single answers, one or more a row.
+        answered: rows that have an answer that can be used.
+        given_up: why the others have none.
+
+    Raises:
+        StageFailed: the budget is reached, or too few rows have an answer that can be used.
+    """
+    teacher, spent = endpoint_of(work), spent_so_far(asker.store)
     asked = Asked(
         rows=rows,
-        answered=int(np.isfinite(found.probabilities).all(axis=1).sum()),
-        failed={str(reason): count for reason, count in found.given_up.items()},
-        repaired=found.answers.repaired.total(),
-        asked_again=found.answers.asked_again.total(),
-        off_labels=None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing)),
+        answered=answered,
+        failed={str(reason): count for reason, count in given_up.items()},
+        repaired=answers.repaired.total(),
+        asked_again=answers.asked_again.total(),
+        off_labels=off_labels,
         requests=spent.requests,
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,
         usd=None if teacher.prices is None else spent.usd,
         served=asker.tally.served,
     )
-    if not found.complete:
-        raise StageFailed(_budget_words(teacher.budget, asked, found.answers.waiting, what))
-    if rows - asked.answered > MOST_UNANSWERED * rows:
+    if not answers.complete:
+        raise StageFailed(_budget_words(teacher.budget, asked, answers.waiting, what))
+    if rows - answered > MOST_UNANSWERED * rows:
         work.folder.finish(_FAILED, "", again=True)
         raise StageFailed(_unanswered_words(asked, what))
-    if again:
+    if asker.ask_failed_again:
         work.folder.finish(_FAILED, "", again=False)
-    return Answers(found.probabilities, asked, asker.tally)
+    return asked
+
+
+def every_request(work: Work) -> list[ChatRequest]:
+    """What a whole run asks: about the training rows, the pool and the test rows, equal ones once."""
+    from stillroom.pipeline.label import pool_of
+
+    data = work.dataset
+    batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
+    return question_of(work).requests(dict.fromkeys(text for batch in batches for text in texts_of(batch)))
 
 
 def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:
