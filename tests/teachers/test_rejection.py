@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from stillroom.teachers.checkers import numeric_match
 from stillroom.core.responses import AcceptRate
+from stillroom.teachers.checkers import numeric_match
 from stillroom.teachers.rejection import Sample, Vote, accept_rates, kept, majority_vote, verify
 
 SAMPLES = [
