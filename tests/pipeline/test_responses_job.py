@@ -198,16 +198,16 @@ def odd(number: int, body: dict[str, Any]) -> dict[str, Any]:
         4: ended("stop", content=None, refusal="No."),
         5: {"content": "Who knows? <think>"},
         6: {"content": "Many toys."},
-    }.get(numbers(text)[0] % 12, {"content": worked(text)})
+    }.get(numbers(text)[0] % 17, {"content": worked(text)})
 
 
 def test_what_is_refused_cut_or_empty_is_counted_and_never_learnt(serve: Make, make: Make, tmp_path: Path) -> None:
     for check in ("number", "none"):
         server = serve(odd)
         learnt, lines, asked, accepted = labelled(make(server, responses={"check": check}), tmp_path / check)
-        kinds = [numbers(line["prompt"])[0] % 12 for line in lines]
+        kinds = [numbers(line["prompt"])[0] % 17 for line in lines]
         assert {0, 1, 2, 3, 4, 5, 6} <= set(kinds)
-        count = {kind: kinds.count(kind) for kind in range(12)}
+        count = {kind: kinds.count(kind) for kind in range(17)}
         assert asked.failed == {
             "refused": count[0] + count[4], "truncated": count[1] + count[5], "empty": count[2], "content-filter": count[3]
         }  # fmt: skip
@@ -462,7 +462,7 @@ def chats(tmp_path: Path, shared_data: Path, *, answered: bool = True) -> dict[s
     source = shared_data / "weights" / "stories260K" / "hf"
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+        "{% for m in messages %}[{{ m['role'] }}]\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}[assistant]\n{% endif %}"
     )
     AutoModelForCausalLM.from_pretrained(source).save_pretrained(tmp_path / "chat")
     tokenizer.save_pretrained(tmp_path / "chat")

@@ -70,12 +70,13 @@ def checker_of(work: ResponsesWork) -> Iterator[Checker]:
     """check(answer, reference) as the job says; see `reference_of`.
 
     Raises:
-        BadInput: the user's code is not allowed.
+        BadInput: the user's code is not allowed, or cannot be imported.
     """
     checks = work.responses
     if checks.check == "code":
         assert checks.object is not None, "checked by the job"
         with CodeChecker(checks.object, Path.cwd(), allow_code=work.allow_code, place="responses.object") as code:
+            code.start()
             yield lambda answer, row: code(answer, json.loads(row))
     elif checks.check == "none":
         yield lambda answer, reference: Check(True)
