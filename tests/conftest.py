@@ -17,7 +17,9 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: 
 _NEEDS_AIOHTTP = [
     "pipeline/test_endpoint_job.py",
     "pipeline/test_generate_job.py",
+    "pipeline/test_responses_job.py",
     "teachers/endpoint",
+    "teachers/test_responses.py",
     "teachers/synthesis/test_fill.py",
     "teachers/tasks",
 ]
