@@ -18,7 +18,9 @@ _NEEDS_AIOHTTP = [
     "pipeline/test_endpoint_bad_input.py",
     "pipeline/test_endpoint_job.py",
     "pipeline/test_generate_job.py",
+    "pipeline/test_responses_job.py",
     "teachers/endpoint",
+    "teachers/test_responses.py",
     "teachers/synthesis/test_fill.py",
     "teachers/tasks",
 ]

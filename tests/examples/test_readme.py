@@ -93,6 +93,14 @@ def test_the_language_job_is_a_job(tmp_path: Path) -> None:
     assert (job.task, job.student.layers, job.training.learning_rate) == ("language-model", 8, 3e-4)
 
 
+def test_the_job_on_responses_is_a_job(tmp_path: Path) -> None:
+    (text,) = [block for block in BLOCKS if "responses:" in block]
+    job = load_text(text, tmp_path, "job")
+    assert (job.primary, job.teacher.samples, job.responses and job.responses.check) == ("exact_match", 4, "number")
+    bundled = ROOT / "jobs" / "word-problems-from-endpoint.yaml"
+    assert load_text(bundled.read_text(encoding="utf-8"), bundled.parent, "word-problems").primary == "exact_match"
+
+
 def test_the_generation_goes_into_the_job_of_a_teacher_behind_an_endpoint(tmp_path: Path) -> None:
     (generation,) = [block for block in BLOCKS if block.startswith("generation:")]
     job = load_text(

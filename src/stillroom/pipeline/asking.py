@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_te
 from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
+from stillroom.teachers.tasks import rounds
 from stillroom.teachers.tasks.classification import ClassificationQuestion, label_texts
 
 MOST_UNANSWERED = 0.5
@@ -185,25 +187,53 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         BadInput, EndpointStopped: as `durable.ask_all`.
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
-    with asked_anew(work, what) as again:
-        return _ask_rows(work, batch, what, again=again)
+    with asking(work, what) as asker:
+        found = label_texts(asker, question_of(work), texts_of(batch), asked_again=endpoint_of(work).asked_again)
+        answered = int(np.isfinite(found.probabilities).all(axis=1).sum())
+        off_labels = None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing))
+        asked = settled(
+            work, asker, what, found.answers, rows=len(batch), answered=answered, given_up=found.given_up, off_labels=off_labels
+        )
+    return Answers(found.probabilities, asked, asker.tally)
 
 
-def _ask_rows(work: Work, batch: Batch, what: str, *, again: bool) -> Answers:
-    teacher = endpoint_of(work)
-    with open_store(work) as store:
-        asker = told_asker(work, store, again=again)
-        found = label_texts(asker, question_of(work), texts_of(batch), asked_again=teacher.asked_again)
-        spent = spent_so_far(store)
-        batches = BatchRecords(store, teacher.endpoint.name).found() if teacher.batch else {}
-    rows = len(batch)
+@contextmanager
+def asking(work: Work, what: str) -> Iterator[ToldAsker]:
+    """The job's endpoint, through the job's store, to be asked about `what`."""
+    with asked_anew(work, what) as again, open_store(work) as store:
+        yield told_asker(work, store, again=again)
+
+
+def settled(
+    work: Work,
+    asker: ToldAsker,
+    what: str,
+    answers: rounds.Answers[Any],
+    *,
+    rows: int,
+    answered: int,
+    given_up: Mapping[rounds.Reason, int],
+    off_labels: float | None = None,
+) -> Asked:
+    """What is recorded of rows that were put to an `asker`.
+
+    Args:
+        answers: the single answers, one or more a row.
+        answered: rows that have an answer that can be used.
+        given_up: why the others have none.
+
+    Raises:
+        StageFailed: the budget is reached. Unanswered: too few rows have an answer that can be used.
+    """
+    teacher, spent = endpoint_of(work), spent_so_far(asker.store)
+    batches = BatchRecords(asker.store, teacher.endpoint.name).found() if teacher.batch else {}
     asked = Asked(
         rows=rows,
-        answered=int(np.isfinite(found.probabilities).all(axis=1).sum()),
-        failed={str(reason): count for reason, count in found.given_up.items()},
-        repaired=found.answers.repaired.total(),
-        asked_again=found.answers.asked_again.total(),
-        off_labels=None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing)),
+        answered=answered,
+        failed={str(reason): count for reason, count in given_up.items()},
+        repaired=answers.repaired.total(),
+        asked_again=answers.asked_again.total(),
+        off_labels=off_labels,
         requests=spent.requests,
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,
@@ -212,11 +242,20 @@ def _ask_rows(work: Work, batch: Batch, what: str, *, again: bool) -> Answers:
         retries=asker.tally.retries,
         batches=dict(batches),
     )
-    if not found.complete:
-        raise StageFailed(_budget_words(teacher.budget, asked, found.answers.waiting, what))
-    if rows - asked.answered > MOST_UNANSWERED * rows:
+    if not answers.complete:
+        raise StageFailed(_budget_words(teacher.budget, asked, answers.waiting, what))
+    if rows - answered > MOST_UNANSWERED * rows:
         raise Unanswered(_unanswered_words(asked, what))
-    return Answers(found.probabilities, asked, asker.tally)
+    return asked
+
+
+def every_request(work: Work) -> list[ChatRequest]:
+    """What a whole run asks: about the training rows, the pool and the test rows, equal ones once."""
+    from stillroom.pipeline.label import pool_of
+
+    data = work.dataset
+    batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
+    return question_of(work).requests(dict.fromkeys(text for batch in batches for text in texts_of(batch)))
 
 
 def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:

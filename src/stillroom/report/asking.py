@@ -9,9 +9,12 @@ from stillroom.core.provenance import Provenance
 from stillroom.report.measures import grouped, shown_share, shown_usd
 
 TRANSFER_SET, TEST_ROWS = "rows of the transfer set", "test rows"
+RESPONSES, TEST_RESPONSES = "requests for a response to a training prompt", "test prompts"
 _UNANSWERED = {
     TRANSFER_SET: "The student learns from their labels alone, where they have any.",
     TEST_ROWS: "The class shares of the training rows stand in for a missing answer, so that nearly all of them count as wrong.",
+    RESPONSES: "The student learns nothing from those.",
+    TEST_RESPONSES: "The teacher counts as having written nothing there.",
 }
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from stillroom.core.arms import other_teacher, teacher_of
 from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
-from stillroom.report import generated, plots, review, teachers, words
+from stillroom.report import accept_rates, generated, plots, review, teachers, words
 from stillroom.report.asking import as_served, asking_words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import GROUP_TITLES, STYLES, explanation, percent, ratio, shown, shown_range, shown_work, style
@@ -26,6 +26,7 @@ ARM_MEANINGS = {
     "teacher": "whom the student learns from",
     "student": "the distilled student, mean over its seeds",
     "control": "the same student on hard labels alone: same budget, same seeds",
+    "untouched": "the student as it came, before any training",
     "student-onnx": "the shipped student as ONNX, run by ONNX Runtime",
 }
 _TEACHERS = {
@@ -63,6 +64,7 @@ _COSTS = (
     "generated_tokens_per_second",
 )
 _SHOWN_CELLS = 4
+_ON_ANSWERS = "the same student on the data\u2019s own answers to the same prompts: as many steps, same seeds"
 _OVER_NETWORK = "a model behind an endpoint; its times are those of the real requests, many at once, network included"
 
 
@@ -136,6 +138,7 @@ def _findings(data: ReportData) -> dict[str, Any]:
         "leak": None if data.leak is None else _leak(data.leak, in_sample=data.setting("labelling", "mode") == "in-sample"),
         "calibration": None if data.calibration is None else data.calibration.message,
         "asking": asking_words(data.asking),
+        "responses": accept_rates.section(data.responses),
         "generated": generated.section(data.generated, data.setting("evaluation", "confidence")),
         "review": None if data.review is None else review.section(data.review),
         "parity": [
@@ -160,7 +163,8 @@ def _meaning(arm: str, data: ReportData) -> str:
     """What an arm is, in a clause; "" where its name says it."""
     if not (name := other_teacher(arm)):
         over_network = arm == "teacher" and data.setting("teacher", "kind") == "endpoint"
-        return _OVER_NETWORK if over_network else ARM_MEANINGS.get(arm, "")
+        on_answers = arm == "control" and data.responses is not None
+        return _OVER_NETWORK if over_network else _ON_ANSWERS if on_answers else ARM_MEANINGS.get(arm, "")
     if arm != teacher_of(arm):
         return f"the same student, taught by {teacher_of(arm)}"
     return f"another teacher: {data.setting('other_teachers', name, 'name') or data.setting('other_teachers', name, 'model')}"

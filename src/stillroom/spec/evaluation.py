@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stillroom.spec.base import ColumnNames, Count, Fraction, Spec, described
 
-PrimaryMeasure = Literal["accuracy", "macro_f1", "roc_auc", "log_loss", "r2", "mae", "rmse"]
+PrimaryMeasure = Literal["accuracy", "macro_f1", "roc_auc", "log_loss", "r2", "mae", "rmse", "exact_match", "passed"]
 
 
 class EvaluationSpec(Spec):
@@ -16,7 +16,9 @@ class EvaluationSpec(Spec):
 
     control: bool = described("Train the same student on hard labels only, and judge distillation against it.", default=True)
     primary: PrimaryMeasure | None = described(
-        "What the verdict is about; default accuracy, r2 for regression, log_loss for language-model.", default=None
+        "What the verdict is about; default accuracy, r2 for regression, log_loss for language-model. Where a language model learns "
+        "checked responses, exact_match with the data's own answers, or passed (the check).",
+        default=None,
     )
     seeds: Annotated[int, Field(ge=1, le=100)] = described(
         "How many students (and controls) are trained, each with a seed of its own; one alone gives no verdict.", default=3

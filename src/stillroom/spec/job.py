@@ -15,16 +15,17 @@ from stillroom.spec.endpoint import BudgetSpec
 from stillroom.spec.evaluation import EvaluationSpec
 from stillroom.spec.export import ExportSpec
 from stillroom.spec.generation import GenerationSpec
-from stillroom.spec.language import language_problems, only_for_language_models
+from stillroom.spec.language import language_problems, only_for_language_models, written_measure
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
+from stillroom.spec.responses import ResponsesSpec
 from stillroom.spec.specification import SpecificationSpec
 from stillroom.spec.student import AnyStudentSpec, HuggingFaceStudentSpec
 from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, EnsembleTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
 from stillroom.spec.training import TrainingSpec
 
 JobTask = Literal["tabular-classification", "tabular-regression", "text-classification", "language-model"]
-_REGRESSION_MEASURES = ("r2", "mae", "rmse")
+_CLASS_MEASURES, _REGRESSION_MEASURES = ("accuracy", "macro_f1", "roc_auc", "log_loss"), ("r2", "mae", "rmse")
 
 
 class Job(Spec):
@@ -46,6 +47,9 @@ class Job(Spec):
     generation: GenerationSpec | None = described(
         "With teacher.kind: endpoint, examples that it writes; they join the pool of a text-classification job.", default=None
     )
+    responses: ResponsesSpec | None = described(
+        "language-model with teacher.kind: endpoint: how responses are checked, and which are learnt.", default=None
+    )
     budget: BudgetSpec | None = described("With teacher.kind: endpoint, what may be spent.", default=None)
     student: AnyStudentSpec
     labelling: LabellingSpec = LabellingSpec()
@@ -62,7 +66,13 @@ class Job(Spec):
     @property
     def primary(self) -> str:
         """The measure that the verdict is about."""
-        return self.evaluation.primary or {"tabular-regression": "r2", "language-model": "log_loss"}.get(self.task, "accuracy")
+        own = written_measure(self) if self.learns_responses else None
+        return self.evaluation.primary or own or {"tabular-regression": "r2", "language-model": "log_loss"}.get(self.task, "accuracy")
+
+    @property
+    def learns_responses(self) -> bool:
+        """Whether a language model learns what a teacher behind an endpoint writes (Kim & Rush 2016), not its next-token distributions."""
+        return self.task == "language-model" and isinstance(self.teacher, EndpointTeacherSpec)
 
     @property
     def temperature(self) -> float:
@@ -95,6 +105,9 @@ class Job(Spec):
         if self.labelling.corrections == "use" and (self.kind_of_task == "regression" or self.task == "language-model"):
             yield Problem("labelling.corrections", f"= 'use' goes with labels, which people review; task is {self.task!r}. Remove it.")
         yield from self._endpoint_problems()
+        if self.responses is not None and not self.learns_responses:
+            here = f"they are {self.task!r} and {self.teacher.kind!r}"
+            yield Problem("responses", f"goes with task: language-model and teacher.kind: endpoint; {here}. Remove it.")
         yield from language_problems(self) if self.task == "language-model" else self._row_problems()
 
     def _endpoint_problems(self) -> Iterator[Problem]:
@@ -116,7 +129,7 @@ class Job(Spec):
         if self.task == "text-classification" and self.teacher.samples is not None and self.teacher.answers != "samples":
             yield Problem("teacher.samples", f"goes with teacher.answers: samples; it is {self.teacher.answers!r}. Remove one of them.")
         student = self.student
-        if self.task == "text-classification" and isinstance(student, HuggingFaceStudentSpec) and student.init != "pretrained":
+        if isinstance(student, HuggingFaceStudentSpec) and student.init != "pretrained":
             yield Problem(
                 "student.init", f"= {student.init!r} is made of the teacher's weights, which stay with its server; use pretrained."
             )
@@ -152,9 +165,10 @@ class Job(Spec):
             yield Problem("data.categorical", f"and data.numeric both name {', '.join(both)}; keep one.")
         if regression and self.objective.temperature is not None:
             yield Problem("objective.temperature", "has no meaning for regression; remove it.")
-        if self.evaluation.primary and (self.evaluation.primary in _REGRESSION_MEASURES) != regression:
-            allowed = ", ".join(_REGRESSION_MEASURES) if regression else "accuracy, macro_f1, roc_auc, log_loss"
-            yield Problem("evaluation.primary", f"= {self.evaluation.primary!r} does not fit task {self.task!r}; allowed: {allowed}.")
+        allowed = _REGRESSION_MEASURES if regression else _CLASS_MEASURES
+        if self.evaluation.primary and self.evaluation.primary not in allowed:
+            reason = f"does not fit task {self.task!r}; allowed: {', '.join(allowed)}."
+            yield Problem("evaluation.primary", f"= {self.evaluation.primary!r} {reason}")
         if self.task != "text-classification":
             if self.teacher.kind == "huggingface":
                 yield Problem("teacher.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
