@@ -14,7 +14,8 @@ from stillroom.core.errors import BadInput, Problem, for_each, nearest
 from stillroom.core.fingerprint import row_fingerprints
 from stillroom.core.records import Batch, Column, Dataset, Task
 from stillroom.data.columns import cells, coerce, column_notes, infer_columns, nested, numbers, rows_named
-from stillroom.data.sources import BUNDLED_TARGET, bundled_table, check_files, read_table
+from stillroom.data.sources import BUNDLED_TARGET, bundled_table, check_files, formats_of, read_table
+from stillroom.data.spans import check_labels, join_words, labels_of, read_spans
 from stillroom.data.splits import limited, split_rows
 from stillroom.data.targets import class_names, encode, read_labels, read_values
 
@@ -35,11 +36,12 @@ def build_dataset(spec: DataSpec, *, task: JobTask, seed: int) -> Dataset:
     Raises:
         BadInput: what is wrong with the section, the files, the cells or the target, each with its place and a remedy.
     """
-    tables = _read_tables(spec)
+    tables = _read_tables(spec, task)
     target = spec.target or BUNDLED_TARGET
     if problems := list(_column_problems(spec, tables, target, task)):
         raise BadInput(problems)
-    kind_of_task: Task = "regression" if task == "tabular-regression" else "classification"
+    kinds: dict[str, Task] = {"tabular-regression": "regression", "sequence-labelling": "spans"}
+    kind_of_task = kinds.get(task, "classification")
     columns = _feature_columns(spec, tables[_TRAIN], target, task)
 
     def batch(place: str) -> Batch:
@@ -55,18 +57,19 @@ def build_dataset(spec: DataSpec, *, task: JobTask, seed: int) -> Dataset:
     return replace(dataset, notes=(*notes, *_row_notes(spec, batches[_TRAIN], dataset)))
 
 
-def _read_tables(spec: DataSpec) -> dict[str, pd.DataFrame]:
+def _read_tables(spec: DataSpec, task: JobTask) -> dict[str, pd.DataFrame]:
     source = spec.source
     if source.kind == "sklearn":
         return {_TRAIN: bundled_table(source.name)}
     assert source.kind == "file", "checked by the job"
     named = {_TRAIN: source.train, _TEST: source.test, _POOL: source.unlabeled}
     paths = {place: Path(name) for place, name in named.items() if name is not None}
-    if problems := check_files(paths):
+    formats = formats_of(task)
+    if problems := check_files(paths, formats):
         raise BadInput(problems)
 
     def read(place: str) -> pd.DataFrame:
-        return read_table(paths[place], place=place, missing_values=source.missing_values)
+        return read_table(paths[place], place=place, missing_values=source.missing_values, formats=formats)
 
     return dict(zip(paths, for_each(read, paths), strict=True))
 
@@ -77,6 +80,7 @@ def _column_problems(spec: DataSpec, tables: dict[str, pd.DataFrame], target: st
     roles: dict[str, tuple[str, ...]] = {
         "data.target": (target,),
         "data.text": (spec.text,) if spec.text else (),
+        "data.tokens": (spec.tokens,) if spec.tokens else (),
         "data.split.column": (spec.split.column,) if spec.split.column else (),
         "data.categorical": spec.categorical,
         "data.numeric": spec.numeric,
@@ -88,8 +92,9 @@ def _column_problems(spec: DataSpec, tables: dict[str, pd.DataFrame], target: st
                 yield Problem(role, f"= {name!r} is no column of the training rows; {nearest(name, names)}")
             elif role != "data.target" and name == target:
                 yield Problem(role, f"names {name!r}, the target; a target is not a feature.")
-    for name in {*roles["data.text"]} & {*roles["data.split.column"], *spec.ignore}:
-        yield Problem("data.text", f"= {name!r} is also a split or ignored column; keep one role.")
+    for role in ("data.text", "data.tokens"):
+        for name in {*roles[role]} & {*roles["data.split.column"], *spec.ignore}:
+            yield Problem(role, f"= {name!r} is also a split or ignored column; keep one role.")
     if task == "text-classification":
         for role in ("data.categorical", "data.numeric"):
             if roles[role]:
@@ -100,9 +105,8 @@ def _column_problems(spec: DataSpec, tables: dict[str, pd.DataFrame], target: st
 
 
 def _feature_columns(spec: DataSpec, frame: pd.DataFrame, target: str, task: JobTask) -> tuple[Column, ...]:
-    if task == "text-classification":
-        assert spec.text is not None
-        return (Column(spec.text, "text"),)
+    if (name := spec.text or spec.tokens) is not None:
+        return (Column(name, "text"),)
     others = {target, spec.split.column, *spec.ignore}
     features = frame[[name for name in frame.columns if name not in others]]
     if features.empty:
@@ -112,11 +116,14 @@ def _feature_columns(spec: DataSpec, frame: pd.DataFrame, target: str, task: Job
 
 def _batch(frame: pd.DataFrame, columns: tuple[Column, ...], spec: DataSpec, target: str, task: Task, place: str) -> Batch:
     """A table as a batch. The target holds class names here, codes only when the training rows, and so the classes, are known."""
-    features = coerce(frame, columns, place=place)
-    if spec.text is not None:
-        _check_text(features[spec.text], place)
+    texts = frame if spec.tokens is None else frame.assign(**{spec.tokens: join_words(frame[spec.tokens], place=place)})
+    features = coerce(texts, columns, place=place)
+    if (named := spec.text or spec.tokens) is not None:
+        _check_text(features[named], place)
     values: NDArray[Any] | None = None
-    if place != _POOL:
+    if place != _POOL and task == "spans":
+        values = read_spans(frame, target, text=spec.text, tokens=spec.tokens, place=place)
+    elif place != _POOL:
         values = read_labels(frame[target], place=place) if task == "classification" else read_values(frame[target], place=place)
     groups, times = None, None
     if spec.split.column in frame.columns:
@@ -193,7 +200,7 @@ def _limit(spec: DataSpec, batches: dict[str, Batch], task: Task, seed: int) -> 
 
 
 def _strata(batch: Batch, task: Task) -> NDArray[np.int64]:
-    if task == "regression" or batch.target is None:
+    if task != "classification" or batch.target is None:
         return np.zeros(len(batch), dtype=np.int64)
     return np.unique(batch.target.astype(np.str_), return_inverse=True)[1].astype(np.int64)
 
@@ -219,11 +226,23 @@ def _divide(spec: DataSpec, batches: dict[str, Batch], columns: tuple[Column, ..
             replace(batch, target=encode(_targets(batch), classes, part=part))
             for part, batch in (("training", train), ("validation", validation), ("test", test))
         )
-    if len(np.unique(_targets(train))) < 2:
-        found = f"has one class, {classes[0]!r}," if classes else f"is {_targets(train)[0]} in every row"
-        raise BadInput.at("data.target", f"{found} among the {len(train)} training rows; there is nothing to learn. Check the column.")
+    if task == "spans":
+        classes = labels_of(_targets(train))
+        for part, batch in (("validation", validation), ("test", test)):
+            check_labels(_targets(batch), classes, part=part)
+    _check_two_targets(train, classes, task)
     shared = int(np.isin(test.keys, np.concatenate([train.keys, pool.keys])).sum())
     return Dataset(task, classes, columns, train, test, validation if len(validation) else None, pool if len(pool) else None, shared)
+
+
+def _check_two_targets(train: Batch, classes: tuple[str, ...], task: Task) -> None:
+    """Raises BadInput where there is nothing to learn."""
+    if task == "spans":
+        if not classes:
+            raise BadInput.at("data.target", f"has no span in any of the {len(train)} training rows; there is nothing to learn.")
+    elif len(np.unique(_targets(train))) < 2:
+        found = f"has one class, {classes[0]!r}," if classes else f"is {_targets(train)[0]} in every row"
+        raise BadInput.at("data.target", f"{found} among the {len(train)} training rows; there is nothing to learn. Check the column.")
 
 
 def _targets(batch: Batch) -> NDArray[Any]:
@@ -255,9 +274,11 @@ def _row_notes(spec: DataSpec, everything: Batch, dataset: Dataset) -> Iterator[
             yield f"Test rows of a group that the {part} rows also hold: {both} of {len(test)}."
         if test.times is not None and batch.times is not None and (late := (batch.times >= test.times.min()).sum()):
             yield f"Rows of the {part} part that are not earlier than the first test row: {late} of {len(batch)}."
-    if dataset.classes and (absent := set(range(len(dataset.classes))) - set(_targets(test).tolist())):
-        names = ", ".join(repr(dataset.classes[code]) for code in sorted(absent))
-        yield f"Classes without a test row, on which nothing is measured: {names}."
+    if dataset.task != "regression":
+        seen = labels_of(_targets(test)) if dataset.task == "spans" else [dataset.classes[code] for code in set(_targets(test).tolist())]
+        what = "Labels" if dataset.task == "spans" else "Classes"
+        if absent := [name for name in dataset.classes if name not in seen]:
+            yield f"{what} without a test row, on which nothing is measured: {', '.join(map(repr, absent))}."
 
 
 def _copy_notes(spec: DataSpec, everything: Batch) -> Iterator[str]:

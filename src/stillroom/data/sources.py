@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 FORMATS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 TEXT_FORMATS = (".txt", ".txt.gz")
 """Plain texts, which a language model reads beside the formats of tables."""
+TAGGED_FORMATS = (".conll", ".conll.gz")
+"""CoNLL's columns, which sequence labelling reads beside the formats of tables."""
+TOKENS, TAGS = "tokens", "tags"
+"""How the columns of such a file are called."""
 
 BUNDLED_TARGET = "target"
 """How the column to predict is called in every bundled set."""
@@ -33,23 +37,29 @@ _EXACT = 2**53
 """Beyond it float64 skips whole numbers, so that two identifiers would become one."""
 
 
+def formats_of(task: str) -> tuple[str, ...]:
+    """How the names of a job's files may end."""
+    more = {"language-model": TEXT_FORMATS, "sequence-labelling": TAGGED_FORMATS}
+    return (*FORMATS, *more.get(task, ()))
+
+
 def check_files(files: Mapping[str, Path], formats: Sequence[str] = FORMATS) -> list[Problem]:
     """What is wrong with the files of a source, by the place that names each: absent, a folder, of no known format."""
     return [Problem(place, problem) for place, path in files.items() if (problem := _file_problem(path, formats))]
 
 
-def read_table(path: Path, *, place: str, missing_values: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(path: Path, *, place: str, missing_values: Sequence[str] = (), formats: Sequence[str] = FORMATS) -> pd.DataFrame:
     """The table in a file, as it stands: cells of text formats are strings, blank where nothing is written.
 
     Args:
-        path: a file whose name ends as one of `FORMATS` does.
+        path: a file whose name ends as one of `formats` does.
         place: what errors name, such as "data.source.train".
         missing_values: cells that mean "missing"; they become blank.
 
     Raises:
         BadInput: no such file, of no known format, damaged, ragged, without rows, with a column name given twice.
     """
-    if problem := _file_problem(path):
+    if problem := _file_problem(path, formats):
         raise BadInput.at(place, problem)
     with _readable(path, place):
         frame = _read(path, place)
@@ -105,6 +115,8 @@ def _read(path: Path, place: str) -> pd.DataFrame:
     with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
         if name.removesuffix(".gz").endswith(".jsonl"):
             return _json_lines(file, path, place)
+        if name.removesuffix(".gz").endswith(".conll"):
+            return _tagged_lines(file, path, place)
         return _delimited(file, "\t" if name.removesuffix(".gz").endswith(".tsv") else ",", path, place)
 
 
@@ -172,6 +184,22 @@ def _json_lines(file: TextIO, path: Path, place: str) -> pd.DataFrame:
         if frame[name].abs().max() >= _EXACT:  # whole numbers beside a missing one: pandas has made fractions of them
             frame[name] = pd.Series([record.get(name) for record in records], dtype=object)
     return frame
+
+
+def _tagged_lines(file: TextIO, path: Path, place: str) -> pd.DataFrame:
+    """A row a sentence: its words, the first column, and their tags, the last one. Blank lines divide sentences."""
+    import pandas as pd
+
+    sentences: list[list[tuple[str, str]]] = [[]]
+    for number, line in enumerate(file, start=1):
+        fields = line.split()
+        if not fields:
+            sentences.append([])
+        elif len(fields) == 1:
+            raise BadInput.at(place, f"{path}, line {number} holds {fields[0]!r} alone; a line is a word and, last, its tag.")
+        elif fields[0] != "-DOCSTART-":
+            sentences[-1].append((fields[0], fields[-1]))
+    return pd.DataFrame([dict(zip((TOKENS, TAGS), map(list, zip(*each, strict=True)), strict=True)) for each in sentences if each])
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from stillroom.models.manifest import read_manifest
 _KINDS = {
     "tabular": "stillroom.models.tabular:load",
     "text": "stillroom.models.text:load",
+    "spans": "stillroom.models.spans:load",
     "language": "stillroom.models.language:load",
     "endpoint": "stillroom.models.endpoint:load",
     "mean": "stillroom.models.mean:load",

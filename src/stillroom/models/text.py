@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ class TextPredictor:
     It always answers in eval mode and without gradients, and leaves the model in the mode it was in.
     """
 
+    kind: ClassVar[str] = "text"
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -61,7 +63,12 @@ class TextPredictor:
         self.model, self.tokenizer, self.column, self.batch_size = model, tokenizer, column, batch_size
         self.classes = tuple(classes)
         self.max_length = readable_length(model, tokenizer, max_length)
-        self.label_order = label_order(model.config, self.classes)
+        self.label_order = label_order(model.config, self.outputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the model's outputs, in the order of the answer's columns."""
+        return self.classes
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -71,7 +78,7 @@ class TextPredictor:
     def fingerprint(self) -> str:
         """Covers weights, tokenizer, label order, the column read and the length it is cut to."""
         facts = [tokenizer_fingerprint(self.tokenizer), list(self.classes), self.label_order, self.column, self.max_length]
-        return fingerprint("text", type(self.model).__name__, parameters_fingerprint(self.model), *facts)
+        return fingerprint(self.kind, type(self.model).__name__, parameters_fingerprint(self.model), *facts)
 
     def predict_values(self, features: pd.DataFrame) -> NDArray[np.float64]:
         """(n, K) probabilities in the order of `classes`."""
@@ -79,13 +86,22 @@ class TextPredictor:
         if not len(features):
             return values
         rows = self.tokenizer(as_texts(features[self.column]), truncation=True, max_length=self.max_length)
+        for batch, logits in self.logits(rows):
+            values[batch] = softmax(logits)
+        return values
+
+    def logits(self, rows: Any) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """(positions of some rows, the model's outputs for them, in the order of `outputs`), until all are answered.
+
+        Args:
+            rows: the tokenizer's.
+        """
         names = forward_names(self.model, rows)
         with answering(self.model):
             for batch in by_length([len(ids) for ids in rows["input_ids"]], self.batch_size):
                 picked = {name: [rows[name][i] for i in batch] for name in names}
                 inputs = self.tokenizer.pad(picked, return_tensors="pt").to(self.model.device)
-                values[batch] = softmax(self.model(**inputs).logits.float().cpu().numpy()[:, self.label_order])
-        return values
+                yield batch, self.model(**inputs).logits.float().cpu().numpy()[..., self.label_order]
 
     def save(self, folder: Path) -> None:
         """Weights (safetensors), config and tokenizer, as transformers itself loads them, and predictor.json."""
@@ -93,7 +109,7 @@ class TextPredictor:
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
         facts = {"max_length": self.max_length, "batch_size": self.batch_size}
-        write_manifest(folder, kind="text", classes=self.classes, columns=self.columns, **facts)
+        write_manifest(folder, kind=self.kind, classes=self.classes, columns=self.columns, **facts)
 
 
 def load(folder: Path) -> TextPredictor:
@@ -111,7 +127,12 @@ def load(folder: Path) -> TextPredictor:
 
 
 def load_classifier(
-    name: str, classes: Sequence[str] | None = None, *, new_head_seed: int | None = None, place: str = "model"
+    name: str,
+    classes: Sequence[str] | None = None,
+    *,
+    new_head_seed: int | None = None,
+    place: str = "model",
+    auto: Any = AutoModelForSequenceClassification,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A classifier in float32 and eval mode, on the accelerator if there is one, and its own tokenizer.
 
@@ -120,6 +141,7 @@ def load_classifier(
         classes: the labels that it must have, in any order; None takes it as it is.
         new_head_seed: where the model lacks these labels, give it a fresh head for them, drawn from this seed;
             None refuses such a model.
+        auto: of transformers, which kind of classifier.
 
     Raises:
         BadInput: nothing to load there, pickled weights, or other labels than `classes`.
@@ -131,7 +153,7 @@ def load_classifier(
         fresh = new_head_seed is not None and set(_labels(config)) != set(classes or ())
         if fresh:
             set_labels(config, classes or ())
-        model, found = AutoModelForSequenceClassification.from_pretrained(
+        model, found = auto.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,

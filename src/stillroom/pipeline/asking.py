@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from stillroom.core.chat import ChatRequest, Failure, Reply, Usage
 from stillroom.core.errors import StageFailed
 from stillroom.core.protocols import BlockStore
 from stillroom.core.records import Batch
+from stillroom.core.specification import Specification
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.progress import Listener, Silence
@@ -30,6 +31,7 @@ from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
 from stillroom.teachers.tasks import rounds
 from stillroom.teachers.tasks.classification import ClassificationQuestion, label_texts
+from stillroom.teachers.tasks.extraction import label_spans, span_requests
 
 MOST_UNANSWERED = 0.5
 """Where more than this share of the rows has no answer, something is wrong with the job or the server, and training hides it."""
@@ -42,6 +44,7 @@ _REMEDIES = {
     "invalid": "try teacher.structured: prompt, or tool",
     "no-logprobs": "use teacher.answers: samples",
     "refused": "say in specification.task what the answers are for",
+    "not-in-text": "say in specification.task that each mention is copied from the text, and show it in specification.examples",
     "bad-request": "mend the request: teacher.structured, teacher.answers, teacher.extra",
     "context-too-long": "use a model with a longer context, or shorter texts",
 }
@@ -83,10 +86,11 @@ class Answers:
     """What came of rows that were put to an endpoint.
 
     Attributes:
-        probs: (n, K) in the order of the job's classes; rows of NaN have no answer.
+        values: (n, K) probabilities in the order of the job's classes, rows of NaN where there is no answer; of a job on spans (n,) object,
+            tuples of `Span`, None where there is no answer.
     """
 
-    probs: NDArray[np.float64]
+    values: NDArray[Any]
     asked: Asked
     tally: Tally
 
@@ -162,14 +166,30 @@ def open_store(work: Work) -> KnowledgeStore:
     return KnowledgeStore(work.job.labelling.store or work.folder.knowledge)
 
 
+def specification_of(work: Work) -> Specification:
+    """What the teacher is told; its labels are those of the data, where it names none."""
+    assert work.job.specification is not None, "checked by the job"
+    return work.job.specification.record(work.given.classes)
+
+
 def question_of(work: Work) -> ClassificationQuestion:
-    """What the teacher is asked about each text."""
-    teacher, specification = endpoint_of(work), work.job.specification
-    assert specification is not None, "checked by the job"
-    classes = work.dataset.classes
+    """What the teacher is asked about each text of a classification."""
+    teacher = endpoint_of(work)
     return ClassificationQuestion(
-        specification.record(classes), classes, teacher.parameters, teacher.answers, teacher.structured, teacher.samples
+        specification_of(work), work.given.classes, teacher.parameters, teacher.answers, teacher.structured, teacher.samples
     )
+
+
+def requests_of(work: Work, texts: Sequence[str]) -> list[ChatRequest]:
+    """All that is asked about the texts at first.
+
+    Raises:
+        BadInput: a worked example of the specification is not what answers are.
+    """
+    if work.job.kind_of_task == "spans":
+        teacher = endpoint_of(work)
+        return span_requests(teacher.parameters, specification_of(work), texts, structured=teacher.structured)
+    return question_of(work).requests(texts)
 
 
 def texts_of(batch: Batch) -> list[str]:
@@ -187,14 +207,19 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         BadInput, EndpointStopped: as `durable.ask_all`.
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
+    texts, teacher = texts_of(batch), endpoint_of(work)
     with asking(work, what) as asker:
-        found = label_texts(asker, question_of(work), texts_of(batch), asked_again=endpoint_of(work).asked_again)
-        answered = int(np.isfinite(found.probabilities).all(axis=1).sum())
-        off_labels = None if found.missing is None or np.isnan(found.missing).all() else float(np.nanmean(found.missing))
-        asked = settled(
-            work, asker, what, found.answers, rows=len(batch), answered=answered, given_up=found.given_up, off_labels=off_labels
-        )
-    return Answers(found.probabilities, asked, asker.tally)
+        if work.job.kind_of_task == "spans":
+            spans = label_spans(
+                asker, teacher.parameters, specification_of(work), texts, structured=teacher.structured, asked_again=teacher.asked_again
+            )
+            values = np.empty(len(texts), dtype=object)
+            values[:] = spans.values
+            return Answers(values, settled(work, asker, what, spans, spans.given_up, rows=len(texts)), asker.tally)
+        labels = label_texts(asker, question_of(work), texts, asked_again=teacher.asked_again)
+        unseen = None if labels.missing is None or np.isnan(labels.missing).all() else float(np.nanmean(labels.missing))
+        asked = settled(work, asker, what, labels.answers, labels.given_up, rows=len(texts), off_labels=unseen)
+        return Answers(labels.probabilities, asked, asker.tally)
 
 
 @contextmanager
@@ -205,22 +230,14 @@ def asking(work: Work, what: str) -> Iterator[ToldAsker]:
 
 
 def settled(
-    work: Work,
-    asker: ToldAsker,
-    what: str,
-    answers: rounds.Answers[Any],
-    *,
-    rows: int,
-    answered: int,
-    given_up: Mapping[rounds.Reason, int],
+    work: Work, asker: ToldAsker, what: str, answers: rounds.Answers[Any], given_up: Mapping[rounds.Reason, int], *, rows: int,
     off_labels: float | None = None,
-) -> Asked:
+) -> Asked:  # fmt: skip
     """What is recorded of rows that were put to an `asker`.
 
     Args:
         answers: the single answers, one or more a row.
-        answered: rows that have an answer that can be used.
-        given_up: why the others have none.
+        given_up: why rows have no answer that can be used, and how many.
 
     Raises:
         StageFailed: the budget is reached. Unanswered: too few rows have an answer that can be used.
@@ -229,7 +246,7 @@ def settled(
     batches = BatchRecords(asker.store, teacher.endpoint.name).found() if teacher.batch else {}
     asked = Asked(
         rows=rows,
-        answered=answered,
+        answered=rows - sum(given_up.values()),
         failed={str(reason): count for reason, count in given_up.items()},
         repaired=answers.repaired.total(),
         asked_again=answers.asked_again.total(),
@@ -244,7 +261,7 @@ def settled(
     )
     if not answers.complete:
         raise StageFailed(_budget_words(teacher.budget, asked, answers.waiting, what))
-    if rows - answered > MOST_UNANSWERED * rows:
+    if rows - asked.answered > MOST_UNANSWERED * rows:
         raise Unanswered(_unanswered_words(asked, what))
     return asked
 
@@ -255,7 +272,7 @@ def every_request(work: Work) -> list[ChatRequest]:
 
     data = work.dataset
     batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
-    return question_of(work).requests(dict.fromkeys(text for batch in batches for text in texts_of(batch)))
+    return requests_of(work, list(dict.fromkeys(text for batch in batches for text in texts_of(batch))))
 
 
 def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:

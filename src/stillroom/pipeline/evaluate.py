@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def write_evidence(work: Work, evidence: Evidence, more: tuple[Measure, ...] = (
     return whole
 
 
-def _teacher_arm(work: Work, transfer: TransferSet) -> tuple[NDArray[np.float64], list[Measure]]:
+def _teacher_arm(work: Work, transfer: TransferSet) -> tuple[NDArray[Any], list[Measure]]:
     """The teacher's answers to the test rows; and what it costs, where that is no matter of this machine."""
     data = work.dataset
     work.listener.say(f"asking every arm about {len(data.test)} test rows")
@@ -107,7 +108,7 @@ def _teacher_arm(work: Work, transfer: TransferSet) -> tuple[NDArray[np.float64]
     return apply_calibration(teacher, transfer.calibration) if transfer.calibration.kept else teacher, costs
 
 
-def _predict(work: Work, teacher: NDArray[np.float64]) -> dict[str, list[NDArray[np.float64]]]:
+def _predict(work: Work, teacher: NDArray[Any]) -> dict[str, list[NDArray[Any]]]:
     """Every arm's answers to the test rows; also kept in predictions.npz, for whoever wants to check the figures."""
     data = work.dataset
     features = data.test.features
@@ -115,8 +116,13 @@ def _predict(work: Work, teacher: NDArray[np.float64]) -> dict[str, list[NDArray
     for arm in arms(work):
         folders: list[Path] = [work.folder.arm(arm, i) for i in range(len(work.seeds))]
         predictions[arm] = [load_predictor(folder).predict_values(features) for folder in folders]
-    arrays: dict[str, Any] = {f"{arm}-{i}": values for arm, found in predictions.items() for i, values in enumerate(found)}
+    arrays: dict[str, Any] = {f"{arm}-{i}": _plain(values) for arm, found in predictions.items() for i, values in enumerate(found)}
     content = io.BytesIO()
-    np.savez_compressed(content, keys=data.test.keys, target=np.asarray(data.test.target), **arrays)
+    np.savez_compressed(content, keys=data.test.keys, target=_plain(np.asarray(data.test.target)), **arrays)
     write_bytes(work.folder.predictions, content.getvalue())
     return predictions
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Spans as JSON, so that whoever reads the file need not trust it."""
+    return np.array([json.dumps(row) for row in values]) if values.dtype.hasobject else values

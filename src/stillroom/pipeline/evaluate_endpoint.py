@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,21 +16,28 @@ from stillroom.report.asking import TEST_ROWS, asking_words
 RECORD = "asked-test"
 
 
-def ask_test_rows(work: Work) -> tuple[NDArray[np.float64], list[Measure]]:
+def ask_test_rows(work: Work) -> tuple[NDArray[Any], list[Measure]]:
     """The teacher's answers to the test rows, asked through the same store; and what they cost.
 
-    Where a row has no answer that can be used, the class shares of the training rows stand in: whoever used the teacher instead of a
-    student would know no more about it. Every arm is then measured on the same rows.
+    Where a row has no answer that can be used, the class shares of the training rows stand in, or that it has no span: whoever used the
+    teacher instead of a student would know no more about it. Every arm is then measured on the same rows.
 
     Raises:
         As `ask_rows`.
     """
     answers = ask_rows(work, work.dataset.test, TEST_ROWS)
     if answers.asked.answered < answers.asked.rows:
-        work.listener.say(asking_words({TEST_ROWS: answers.asked})[0])
+        work.listener.say(asking_words({TEST_ROWS: answers.asked}, work.job.task)[0])
     work.folder.finish(RECORD, work.inputs("evaluate"), asked=answers.asked.to_json())
-    unanswered = np.isnan(answers.probs).any(axis=1, keepdims=True)
-    return np.where(unanswered, _class_shares(work), answers.probs), _costs(work, answers) if work.job.evaluation.cost else []
+    return _with_stand_ins(work, answers.values), _costs(work, answers) if work.job.evaluation.cost else []
+
+
+def _with_stand_ins(work: Work, values: NDArray[Any]) -> NDArray[Any]:
+    if work.dataset.task == "spans":
+        whole = values.copy()
+        whole[[row for row, spans in enumerate(values) if spans is None]] = [()]
+        return whole
+    return np.where(np.isnan(values).any(axis=1, keepdims=True), _class_shares(work), values)
 
 
 def _class_shares(work: Work) -> NDArray[np.float64]:

@@ -37,14 +37,15 @@ class TransferSet:
     """What the students learn from: m training rows, then the pool.
 
     Attributes:
-        batch: the examples; `target` holds the labels, -1 (classification) or NaN (regression) for rows of the pool.
-        answers: (n, K) or (n,) the teacher's answers, calibrated where that was kept; NaN where there is none.
+        batch: the examples; `target` holds the labels, for rows of the pool -1 (classification), NaN (regression) or None (spans).
+        answers: (n, K) or (n,) the teacher's answers, calibrated where that was kept; NaN where there is none. Of spans (n,) object,
+            tuples of `Span` or None.
         num_labelled: m.
         answer_keys: (n,) of each answer: the store's, or where an answer was made of several, one for the teacher and the example.
     """
 
     batch: Batch
-    answers: NDArray[np.float64]
+    answers: NDArray[Any]
     num_labelled: int
     calibration: Calibration
     leak: LeakFinding | None
@@ -198,7 +199,7 @@ def together(train: Batch, pool: Batch | None) -> Batch:
     if pool is None:
         return train
     assert train.target is not None
-    none = np.full(len(pool), np.nan) if train.target.dtype.kind == "f" else np.full(len(pool), -1, dtype=np.int64)
+    none = np.full(len(pool), {"f": np.nan, "O": None}.get(train.target.dtype.kind, -1), dtype=train.target.dtype)
     features = pd.concat([train.features, pool.features], ignore_index=True)
     return Batch(features, np.concatenate([train.keys, pool.keys]), np.concatenate([train.target, none]))
 

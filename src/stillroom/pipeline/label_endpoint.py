@@ -1,4 +1,4 @@
-"""The label stage of a text job whose teacher is behind an endpoint: nothing is fitted, and some rows may stay without an answer."""
+"""The label stage of a job whose teacher is behind an endpoint: nothing is fitted, and some rows may stay without an answer."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def label_endpoint(work: Work) -> TransferSet:
     else:
         answers = ask_rows(work, batch, TRANSFER_SET)
     calibration = Calibration(**{**record["calibration"], "prior": tuple(record["calibration"]["prior"])})
-    probs = apply_calibration(answers.probs, calibration) if calibration.kept else answers.probs
+    values = apply_calibration(answers.values, calibration) if calibration.kept else answers.values
     if job.generation is not None:
-        record_agreement(folder, data, dict(zip(batch.keys.tolist(), probs, strict=True)), job.evaluation.confidence)
-    return TransferSet(batch, probs, len(data.train), calibration, None, answer_keys_of(batch.keys, record["teacher"]))
+        record_agreement(folder, data, dict(zip(batch.keys.tolist(), values, strict=True)), job.evaluation.confidence)
+    return TransferSet(batch, values, len(data.train), calibration, None, answer_keys_of(batch.keys, record["teacher"]))
 
 
 def _conclude(work: Work, answers: Answers, batch: Batch) -> dict[str, Any]:
@@ -55,8 +55,9 @@ def _conclude(work: Work, answers: Answers, batch: Batch) -> dict[str, Any]:
     for sentence in asking_words({TRANSFER_SET: answers.asked}):
         work.listener.say(sentence)
     calibration = Calibration(kept=False)
-    if job.labelling.calibrate and getattr(job.teacher, "trained_on", "") == "other-rows":
-        calibration = calibrate(answers.probs, batch.target, seed=job.seed)
+    has_probs = work.dataset.task == "classification"
+    if has_probs and job.labelling.calibrate and getattr(job.teacher, "trained_on", "") == "other-rows":
+        calibration = calibrate(answers.values, batch.target, seed=job.seed)
         work.listener.say(calibration.message)
     _save_reference(work, answers.asked)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from stillroom.core.errors import BadInput
 from stillroom.core.records import Column
 from stillroom.data.columns import coerce
-from stillroom.data.sources import read_table
+from stillroom.data.sources import formats_of, read_table
+from stillroom.data.spans import join_words
 from stillroom.models.load import load_predictor
 from stillroom.models.manifest import read_manifest
 from stillroom.pipeline.folder import open_run, require
@@ -38,30 +40,40 @@ class StudentPredictor:
         return self._predictor.classes
 
     def predict(self, rows: Any) -> NDArray[Any]:
-        """(n,) class names, or (n,) values; of a language model how surprising each text is, in nats a token.
+        """(n,) class names, or (n,) values; of a language model how surprising each text is, in nats a token; of sequence labelling the
+        spans of each text, tuples of `Span` (start, end, label).
 
         Args:
-            rows: a DataFrame with the feature columns, a list of dicts, or for a text student a list of strings.
+            rows: a DataFrame with the feature columns, a list of dicts, or for a text student a list of strings. Where the job's data are
+                words, lists of words are joined by spaces: spans count the characters of the joined text.
 
         Raises:
             BadInput: a column is missing, or a cell is not of its kind.
         """
         values = self.predict_values(rows)
-        return np.asarray(self.classes, dtype=object)[values.argmax(axis=1)] if self.classes else values
+        named = self.classes and not self.finds_spans
+        return np.asarray(self.classes, dtype=object)[values.argmax(axis=1)] if named else values
+
+    @property
+    def finds_spans(self) -> bool:
+        """Whether an answer is the spans of a text."""
+        return self.job.kind_of_task == "spans"
 
     def predict_proba(self, rows: Any) -> NDArray[np.float64]:
         """(n, K) probabilities in the order of `classes`.
 
         Raises:
-            AttributeError: the student predicts values, not classes.
+            AttributeError: the student predicts values or spans, not classes.
         """
-        if not self.classes:
-            raise AttributeError("predict_proba: this student is a regression; use predict.")
+        if not self.classes or self.finds_spans:
+            raise AttributeError(f"predict_proba: this student's task is {self.job.task}; use predict.")
         return self.predict_values(rows)
 
-    def predict_values(self, rows: Any) -> NDArray[np.float64]:
-        """(n, K) probabilities, or (n,) values where the student is a regression."""
+    def predict_values(self, rows: Any) -> NDArray[Any]:
+        """(n, K) probabilities, or (n,) values where the student is a regression, or (n,) spans."""
         frame = rows if isinstance(rows, pd.DataFrame) else _frame(rows, self.columns)
+        if (tokens := self.job.data.tokens) in frame:
+            frame = frame.assign(**{str(tokens): [cell if isinstance(cell, str) else " ".join(cell) for cell in frame[tokens]]})
         return self._predictor.predict_values(coerce(frame, self.columns, place="rows"))
 
     def generate(
@@ -104,8 +116,9 @@ class StudentPredictor:
         )  # fmt: skip
 
     def predict_table(self, file: Path) -> pd.DataFrame:
-        """Predictions for the rows of a file: for a classification with every class's probability. Of a language model how surprising
-        the texts are, of prompts and conversations the answers: nats_per_token, over so many tokens.
+        """Predictions for the rows of a file: for a classification with every class's probability; of sequence labelling the text and its
+        spans, as JSON. Of a language model how surprising the texts are, of prompts and conversations the answers: nats_per_token, over so
+        many tokens.
 
         Raises:
             BadInput: the file.
@@ -118,12 +131,18 @@ class StudentPredictor:
             return surprise(self._predictor, self.job, file)
         source = self.job.data.source
         blanks = source.missing_values if isinstance(source, FileSourceSpec) else ()
-        values = self.predict_values(read_table(file, place="FILE", missing_values=blanks))
+        table = read_table(file, place="FILE", missing_values=blanks, formats=formats_of(self.job.task))
+        if (tokens := self.job.data.tokens) in table:
+            table[tokens] = join_words(table[tokens], place="FILE")
+        values = self.predict_values(table)
+        if self.finds_spans:
+            spans = [json.dumps([span._asdict() for span in each], ensure_ascii=False) for each in values]
+            return pd.DataFrame({"text": table[self.columns[0].name], "spans": spans})
         if not self.classes:
             return pd.DataFrame({"prediction": values})
-        table = pd.DataFrame(values, columns=[f"p_{name}" for name in self.classes])
-        table.insert(0, "prediction", np.asarray(self.classes, dtype=object)[values.argmax(axis=1)])
-        return table
+        predicted = pd.DataFrame(values, columns=[f"p_{name}" for name in self.classes])
+        predicted.insert(0, "prediction", np.asarray(self.classes, dtype=object)[values.argmax(axis=1)])
+        return predicted
 
 
 def load(run_dir: Path | str, *, arm: str = "student") -> StudentPredictor:
@@ -177,6 +196,6 @@ def write_file(
 
 def _frame(rows: Any, columns: tuple[Column, ...]) -> pd.DataFrame:
     rows = list(rows)
-    if rows and isinstance(rows[0], str):
+    if rows and isinstance(rows[0], str | list):
         return pd.DataFrame({columns[0].name: rows})
     return pd.DataFrame(rows)

@@ -22,6 +22,7 @@ from stillroom.pipeline.folder import STAGES, read_record
 from stillroom.pipeline.generate import GENERATE
 from stillroom.pipeline.generated import QUALITY, read_generated
 from stillroom.pipeline.review import corrected_rows, review_finding
+from stillroom.pipeline.spans import span_notes
 from stillroom.pipeline.terms import Terms, check_terms
 from stillroom.pipeline.work import Work
 from stillroom.report.asking import TEST_ROWS, TRANSFER_SET
@@ -136,6 +137,7 @@ def _notes(work: Work, num_labelled: int, num_transfer: int, num_corrected: int)
     notes = [
         f"{num_labelled} labelled training rows, {num_transfer - num_labelled} rows of the pool, {len(data.test)} test rows.",
         *data.notes,
+        *(span_notes(work) if data.task == "spans" else ()),
         *teacher_notes(work.job.teacher),
     ]
     if work.job.labelling.mode == "in-sample":

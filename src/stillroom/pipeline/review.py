@@ -110,7 +110,8 @@ def _check(job: Job, run_dir: Path, reviewer: str, num_rows: int) -> None:
     if job.task == "language-model":
         raise BadInput.at(str(run_dir), "is a run of a language model; a review looks at labels, and responses cannot be reviewed yet.")
     if job.kind_of_task != "classification":
-        raise BadInput.at(str(run_dir), f"is a run of task {job.task}, whose teacher gives values; a review looks at labels.")
+        given = "spans" if job.kind_of_task == "spans" else "values"
+        raise BadInput.at(str(run_dir), f"is a run of task {job.task}, whose teacher gives {given}; a review looks at labels.")
     if not reviewer.strip() or not reviewer.isprintable():
         raise BadInput.at("--reviewer", f"= {reviewer!r} is no name; give one, by which your decisions are told from others'.")
     if num_rows < 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stillroom.core.errors import BadInput, Problem, collecting, for_each, needs_extra
 from stillroom.core.provenance import Provenance
-from stillroom.data.sources import FORMATS, TEXT_FORMATS, check_files
+from stillroom.data.sources import check_files, formats_of
 from stillroom.lineage.policy import (
     PRETRAINED_PACKAGES,
     Waiver,
@@ -195,8 +195,7 @@ def _file_problems(job: Job) -> list[Problem]:
         return []
     named = {f"source.{key}": getattr(source, key, None) for key in ("train", "test", "unlabeled")}
     named |= {f"other_domains.{name}": path for name, path in job.data.other_domains.items()}
-    formats = (*FORMATS, *TEXT_FORMATS) if job.task == "language-model" else FORMATS
-    return check_files({f"data.{key}": Path(path) for key, path in named.items() if path is not None}, formats)
+    return check_files({f"data.{key}": Path(path) for key, path in named.items() if path is not None}, formats_of(job.task))
 
 
 def _model_problems(job: Job) -> Iterator[Problem]:

@@ -109,20 +109,29 @@ def _train_estimator(work: Work, batch: Batch, answers: Any, weight: float, seed
 def _train_encoder(
     work: Work, batch: Batch, answers: Any, weight: float, arm: str, seed: int, *, steps_as: int
 ) -> tuple[Predictor, list[CurvePoint]]:
-    from stillroom.models.text import TextPredictor
     from stillroom.objectives.soft_labels_torch import soft_label_loss
+
+    data, job = work.dataset, work.job
+    column, settings = data.columns[0].name, job.training.model_dump()
+    # The same budget for both arms: a control with fewer rows passes over them more often, and takes as many steps.
+    settings["num_train_epochs"] *= steps_as / len(batch)
+    asked: dict[str, Any] = {
+        "column": column, "temperature": job.temperature, "hard_label_weight": weight, "loss_fn": soft_label_loss, "settings": settings,
+        "seed": seed, "folder": work.scratch(f"{arm}-{seed}"), "validation": data.validation,
+        "progress": work.listener.task(f"training the {arm}, seed {seed}"),
+    }  # fmt: skip
+    if data.task == "spans":
+        from stillroom.models.spans import SpanPredictor
+        from stillroom.students.encoders import build_tagger
+        from stillroom.training.tagging import train_tagger
+
+        model, tokenizer = build_tagger(job.student, labels=data.classes, seed=seed)  # type: ignore[arg-type]
+        curve = train_tagger(model, tokenizer, batch, labels=data.classes, answers=answers, **asked)
+        return SpanPredictor(model, tokenizer, data.classes, column=column, max_length=settings["max_length"]), curve
+    from stillroom.models.text import TextPredictor
     from stillroom.students.encoders import build_student
     from stillroom.training.encoder import train_encoder
 
-    data, job = work.dataset, work.job
-    column = data.columns[0].name
     model, tokenizer = build_student(job.student, teacher=work.folder.teacher, classes=data.classes, seed=seed)  # type: ignore[arg-type]
-    settings = job.training.model_dump()
-    # The same budget for both arms: a control with fewer rows passes over them more often, and takes as many steps.
-    settings["num_train_epochs"] *= steps_as / len(batch)
-    curve = train_encoder(
-        model, tokenizer, batch, column=column, classes=data.classes, probs=answers, temperature=job.temperature,
-        hard_label_weight=weight, loss_fn=soft_label_loss, settings=settings, seed=seed, folder=work.scratch(f"{arm}-{seed}"),
-        validation=data.validation, progress=work.listener.task(f"training the {arm}, seed {seed}"),
-    )  # fmt: skip
+    curve = train_encoder(model, tokenizer, batch, classes=data.classes, probs=answers, **asked)
     return TextPredictor(model, tokenizer, data.classes, column=column, max_length=settings["max_length"]), curve

@@ -131,8 +131,13 @@ def check_against_data(work: Work) -> None:
     if unknown := [name for name in work.job.evaluation.slices if name not in names]:
         raise BadInput(Problem("evaluation.slices", f"= {name!r} is no feature; {nearest(name, names)}") for name in unknown)
     teacher, student = work.job.teacher, work.job.student
-    if work.job.specification is not None and (wrong := list(_label_problems(work.job.specification, work.given.classes))):
+    has_mentions = work.job.kind_of_task == "spans"
+    if work.job.specification is not None and (wrong := list(_label_problems(work.job.specification, work.given.classes, has_mentions))):
         raise BadInput(wrong)
+    if has_mentions:
+        from stillroom.pipeline.asking import requests_of
+
+        requests_of(work, ())  # refuses worked examples that are none
     if work.job.generation is not None and (wrong := list(work.job.generation.label_problems(work.given.classes))):
         raise BadInput(wrong)
     if isinstance(teacher, EstimatorTeacherSpec) and teacher.estimator is not None:
@@ -171,14 +176,14 @@ def _asked(labelling: LabellingSpec) -> LabellingSpec:
     return labelling.model_copy(update={"store": None, "batch_size": 1, "batch_tokens": 1, "corrections": "ignore"})
 
 
-def _label_problems(specification: SpecificationSpec, classes: tuple[str, ...]) -> Iterator[Problem]:
+def _label_problems(specification: SpecificationSpec, classes: tuple[str, ...], has_mentions: bool) -> Iterator[Problem]:
     """Where the specification and the data speak of different labels."""
     if specification.labels:
         for name in [name for name in classes if name not in specification.labels]:
             yield Problem("specification.labels", f"lack {name!r}, which rows of the data have; define it.")
         for name in [name for name in specification.labels if name not in classes]:
             yield Problem("specification.labels", f"name {name!r}, which no row of the data has; {nearest(name, classes)}")
-    for i, example in enumerate(specification.examples):
+    for i, example in enumerate(() if has_mentions else specification.examples):
         if not specification.labels and example.output not in classes:
             yield Problem(
                 f"specification.examples[{i}].output", f"= {example.output!r} is no label; {nearest(str(example.output), classes)}"
@@ -208,7 +213,7 @@ def _plain(section: Any) -> Any:
 
 
 def _batch_facts(batch: Batch) -> list[Any]:
-    target = None if batch.target is None else batch.target
+    target = batch.target.tolist() if batch.target is not None and batch.target.dtype.hasobject else batch.target
     groups = None if batch.groups is None else [str(group) for group in batch.groups]
     times = None if batch.times is None else [str(time) for time in batch.times]
     return [[str(key) for key in batch.keys], target, groups, times]

@@ -16,11 +16,17 @@ _UNANSWERED = {
     RESPONSES: "The student learns nothing from those.",
     TEST_RESPONSES: "The teacher counts as having written nothing there.",
 }
+_NO_SPANS = "A missing answer counts as one without a span."
 
 
-def asking_words(asked: Mapping[str, Asked]) -> list[str]:
-    """What happened, a sentence or two each for the transfer set and the test rows; then what it took."""
-    words = [_answers(what, found) for what, found in asked.items()]
+def asking_words(asked: Mapping[str, Asked], task: object = "") -> list[str]:
+    """What happened, a sentence or two each for the transfer set and the test rows; then what it took.
+
+    Args:
+        task: the job's.
+    """
+    unanswered = {**_UNANSWERED, **({TEST_ROWS: _NO_SPANS} if task == "sequence-labelling" else {})}
+    words = [_answers(what, found, unanswered[what]) for what, found in asked.items()]
     if retries := sum(found.retries for found in asked.values()):
         words.append(f"Requests were sent again {_times(retries)}, after a fault of the server or the network or a refusal for the rate.")
     again = sum(found.asked_again for found in asked.values())
@@ -38,13 +44,13 @@ def as_served(line: Provenance) -> str:
     return f" as {', '.join(line.served)}" if line.served else ""
 
 
-def _answers(what: str, found: Asked) -> str:
+def _answers(what: str, found: Asked, unanswered: str) -> str:
     missing = found.rows - found.answered
     elsewhere = "" if found.off_labels is None else f" Of its probability {shown_share(found.off_labels)} was seen on none of the labels."
     if not missing:
         return f"All {grouped(found.rows)} {what} were answered.{elsewhere}"
     rows = f"{grouped(found.answered)} of {grouped(found.rows)} {what}"
-    return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {_UNANSWERED[what]}{elsewhere}"
+    return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {unanswered}{elsewhere}"
 
 
 def _batches(found: Mapping[str, int]) -> list[str]:

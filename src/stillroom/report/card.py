@@ -21,6 +21,7 @@ _PIPELINES = {
     "tabular-classification": "tabular-classification",
     "tabular-regression": "tabular-regression",
     "text-classification": "text-classification",
+    "sequence-labelling": "token-classification",
     "language-model": "text-generation",
 }
 _FITTED_HERE = "fitted here"
@@ -119,7 +120,7 @@ def _own_limits(data: ReportData) -> list[str]:
     limits = [
         "The student inherits the teacher's errors and biases where it agrees with it; see the groups and disagreements in report.html.",
         *data.notes,
-        *asking_words(data.asking),
+        *asking_words(data.asking, data.setting("task")),
         *([] if data.responses is None else accept_words(data.responses)),
     ]
     if data.leak is not None and data.leak.leaks and data.setting("labelling", "mode") == "in-sample":
@@ -181,6 +182,14 @@ def _use(data: ReportData) -> str:
             f"{prompt}\n"
             "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0], skip_special_tokens=True))\n```\n\n"
             "transformers alone loads it. `stillroom write` writes without code; `lineage.json` says who taught what."
+        )
+    if data.setting("task") == "sequence-labelling":
+        return (
+            '```python\nimport stillroom\n\nstudent = stillroom.load("path/to/run")\n'
+            'student.predict(["Ann is in Paris."])  # the spans of each text: start, end, label\n```\n\n'
+            "`student/` is a transformers checkpoint, whose tags stand on the first piece of each word: "
+            '`pipeline("token-classification", "path/to/run/student", aggregation_strategy="first")`. '
+            "`lineage.json` says who taught what."
         )
     return (
         '```python\nimport stillroom\n\nstudent = stillroom.load("path/to/run")\nstudent.predict(table)\n```\n\n'

@@ -17,7 +17,8 @@ class SklearnSourceSpec(Spec):
 
 
 class FileSourceSpec(Spec):
-    """Files: .csv, .tsv, .parquet, .jsonl, for a language model also .txt; the text formats also with .gz behind."""
+    """Files: .csv, .tsv, .parquet, .jsonl, for a language model also .txt, for sequence-labelling .conll; all but .parquet also with .gz
+    behind."""
 
     kind: Literal["file"] = "file"
     train: FilePath = described("The labelled examples; split further where `test` is absent.")
@@ -61,8 +62,13 @@ class DataSpec(Spec):
     """The examples of a job."""
 
     source: SourceSpec
-    target: str | None = described("The column to predict; bundled sets know their own.", default=None)
-    text: str | None = described("The text column (text-classification, language-model).", default=None)
+    target: str | None = described(
+        "The column to predict; bundled sets know their own. sequence-labelling: beside data.text a list of {start, end, label}, beside "
+        "data.tokens a list of tags.",
+        default=None,
+    )
+    text: str | None = described("The text column (text-classification, sequence-labelling, language-model).", default=None)
+    tokens: str | None = described("sequence-labelling, instead of data.text: the column of lists of words.", default=None)
     prompt: str | None = described("language-model: the column of prompts, which are read and not learnt.", default=None)
     completion: str | None = described("language-model: the column of answers to the prompts.", default=None)
     messages: str | None = described("language-model: the column of conversations; every assistant turn is learnt.", default=None)

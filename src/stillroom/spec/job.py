@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,20 +12,26 @@ from stillroom.core.provenance import Task
 from stillroom.spec.base import Spec, described
 from stillroom.spec.data import DataSpec
 from stillroom.spec.endpoint import BudgetSpec
-from stillroom.spec.evaluation import EvaluationSpec
+from stillroom.spec.evaluation import ClassMeasure, EvaluationSpec, SpanMeasure, ValueMeasure
 from stillroom.spec.export import ExportSpec
 from stillroom.spec.generation import GenerationSpec
 from stillroom.spec.language import language_problems, only_for_language_models, written_measure
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
 from stillroom.spec.responses import ResponsesSpec
+from stillroom.spec.spans import span_problems
 from stillroom.spec.specification import SpecificationSpec
 from stillroom.spec.student import AnyStudentSpec, HuggingFaceStudentSpec
 from stillroom.spec.teacher import AnyTeacherSpec, EndpointTeacherSpec, EnsembleTeacherSpec, HuggingFaceTeacherSpec, LabellingSpec
 from stillroom.spec.training import TrainingSpec
 
-JobTask = Literal["tabular-classification", "tabular-regression", "text-classification", "language-model"]
-_CLASS_MEASURES, _REGRESSION_MEASURES = ("accuracy", "macro_f1", "roc_auc", "log_loss"), ("r2", "mae", "rmse")
+JobTask = Literal["tabular-classification", "tabular-regression", "text-classification", "sequence-labelling", "language-model"]
+_LABELS_TEXTS = ("text-classification", "sequence-labelling")
+_MEASURES: dict[Task, tuple[str, ...]] = {
+    "classification": get_args(ClassMeasure),
+    "regression": get_args(ValueMeasure),
+    "spans": get_args(SpanMeasure),
+}
 
 
 class Job(Spec):
@@ -61,13 +67,17 @@ class Job(Spec):
 
     @property
     def kind_of_task(self) -> Task:
-        return "regression" if self.task == "tabular-regression" else "classification"
+        kinds: dict[str, Task] = {"tabular-regression": "regression", "sequence-labelling": "spans"}
+        return kinds.get(self.task, "classification")
 
     @property
     def primary(self) -> str:
         """The measure that the verdict is about."""
-        own = written_measure(self) if self.learns_responses else None
-        return self.evaluation.primary or own or {"tabular-regression": "r2", "language-model": "log_loss"}.get(self.task, "accuracy")
+        if self.evaluation.primary is not None:
+            return self.evaluation.primary
+        if self.task == "language-model":
+            return (written_measure(self) if self.learns_responses else None) or "log_loss"
+        return _MEASURES[self.kind_of_task][0]
 
     @property
     def learns_responses(self) -> bool:
@@ -91,7 +101,8 @@ class Job(Spec):
     @property
     def formats(self) -> tuple[str, ...]:
         """What the student is exported to."""
-        return (() if self.task == "language-model" else ("onnx",)) if self.export.formats is None else self.export.formats
+        none = self.task in ("sequence-labelling", "language-model")
+        return (() if none else ("onnx",)) if self.export.formats is None else self.export.formats
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Job:
@@ -102,8 +113,10 @@ class Job(Spec):
     def _disagreements(self) -> Iterator[Problem]:
         if not self.evaluation.control and self.objective.hard_label_weight == 1:
             yield Problem("objective.hard_label_weight", "= 1 never looks at the teacher; that is the control itself.")
-        if self.labelling.corrections == "use" and (self.kind_of_task == "regression" or self.task == "language-model"):
+        if self.labelling.corrections == "use" and (self.kind_of_task != "classification" or self.task == "language-model"):
             yield Problem("labelling.corrections", f"= 'use' goes with labels, which people review; task is {self.task!r}. Remove it.")
+        if self.data.tokens is not None and self.task != "sequence-labelling":
+            yield Problem("data.tokens", f"goes with task: sequence-labelling; task is {self.task!r}. Remove it.")
         yield from self._endpoint_problems()
         if self.responses is not None and not self.learns_responses:
             here = f"they are {self.task!r} and {self.teacher.kind!r}"
@@ -113,8 +126,8 @@ class Job(Spec):
     def _endpoint_problems(self) -> Iterator[Problem]:
         """What goes wrong between a teacher behind an endpoint, what it is asked and what it may cost."""
         if self.specification is not None:
-            yield from self.specification.problems()
-        if self.generation is not None:
+            yield from self.specification.problems(has_mentions=self.task == "sequence-labelling")
+        if self.generation is not None and self.task != "sequence-labelling":  # which says itself that it has no use
             yield from self._generation_problems(self.generation)
         if not isinstance(self.teacher, EndpointTeacherSpec):
             yield from _endpoints_among_members(self.teacher, "teacher")
@@ -122,9 +135,9 @@ class Job(Spec):
                 if getattr(self, name) is not None:
                     yield Problem(name, f"goes with teacher.kind: endpoint; teacher.kind is {self.teacher.kind!r}. Remove it.")
             return
-        if self.kind_of_task != "classification" or self.task == "tabular-classification":
+        if self.task in ("tabular-classification", "tabular-regression"):
             yield Problem("teacher.kind", f"= 'endpoint' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
-        elif self.specification is None and self.task == "text-classification":
+        elif self.specification is None and self.task in _LABELS_TEXTS:
             yield Problem("specification", "is missing: a teacher behind an endpoint has to be told what to do; give specification.task.")
         if self.task == "text-classification" and self.teacher.samples is not None and self.teacher.answers != "samples":
             yield Problem("teacher.samples", f"goes with teacher.answers: samples; it is {self.teacher.answers!r}. Remove one of them.")
@@ -151,12 +164,16 @@ class Job(Spec):
         yield from only_for_language_models(self)
         data, split = self.data, self.data.split
         regression = self.kind_of_task == "regression"
+        if self.task == "sequence-labelling":
+            yield from span_problems(self)
+        elif (self.task == "text-classification") != (data.text is not None):
+            yield Problem(
+                "data.text", "names the text column of task: text-classification or sequence-labelling, and goes only with these."
+            )
         if data.source.kind == "file" and data.target is None:
             yield Problem("data.target", "is missing; name the column to predict.")
         if data.source.kind == "sklearn" and data.target is not None:
             yield Problem("data.target", f"= {data.target!r}, but bundled sets know their own target; remove it.")
-        if (self.task == "text-classification") != (data.text is not None):
-            yield Problem("data.text", "names the text column of task: text-classification, and goes only with it.")
         if (split.kind == "random") != (split.column is None):
             yield Problem("data.split.column", "goes with split.kind group or time, and each of these needs it.")
         if data.source.kind == "file" and data.source.unlabeled is not None and data.unlabeled_share > 0:
@@ -165,11 +182,10 @@ class Job(Spec):
             yield Problem("data.categorical", f"and data.numeric both name {', '.join(both)}; keep one.")
         if regression and self.objective.temperature is not None:
             yield Problem("objective.temperature", "has no meaning for regression; remove it.")
-        allowed = _REGRESSION_MEASURES if regression else _CLASS_MEASURES
-        if self.evaluation.primary and self.evaluation.primary not in allowed:
-            reason = f"does not fit task {self.task!r}; allowed: {', '.join(allowed)}."
-            yield Problem("evaluation.primary", f"= {self.evaluation.primary!r} {reason}")
-        if self.task != "text-classification":
+        if self.evaluation.primary and self.evaluation.primary not in (allowed := _MEASURES[self.kind_of_task]):
+            found = f"= {self.evaluation.primary!r} does not fit task {self.task!r}"
+            yield Problem("evaluation.primary", f"{found}; allowed: {', '.join(allowed)}.")
+        if self.task not in _LABELS_TEXTS:
             if self.teacher.kind == "huggingface":
                 yield Problem("teacher.kind", f"= 'huggingface' reads text; task is {self.task!r}. Use estimator, ensemble or python.")
             if self.student.kind == "huggingface":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from stillroom.core.errors import BadInput, nearest, needs_extra
 from stillroom.models.manifest import read_manifest
 from stillroom.models.pretrained import seeded
+from stillroom.models.spans import load_tagger
 from stillroom.models.text import TextPredictor, load, load_classifier, set_labels
 
 with needs_extra("torch", "a text student"):
@@ -42,6 +43,12 @@ def build_student(
         return fresh_encoder(answerer.model, spec.config, classes=classes, seed=seed), answerer.tokenizer
     assert not isinstance(spec.layers, int), "checked by the job"
     return keep_layers(answerer.model, spec.layers), answerer.tokenizer
+
+
+def build_tagger(spec: HuggingFaceStudentSpec, *, labels: Sequence[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The untrained student of a sequence-labelling job, and its own tokenizer; arguments as `build_student`."""
+    assert spec.init == "pretrained", "checked by the job"
+    return load_tagger(str(spec.model), labels, new_head_seed=seed, place="student.model")
 
 
 def keep_layers(teacher: PreTrainedModel, layers: Sequence[int] | None = None) -> PreTrainedModel:

@@ -86,13 +86,32 @@ def train_encoder(
             examples.features[column].tolist(), codes, in_model_order, model=model, tokenizer=tokenizer, max_length=length
         )
 
-    arguments = training_arguments(settings, seed=seed, folder=folder, validated=validation is not None)
-    train_set = tokenised(batch, probs)
-    validation_set = None if validation is None else tokenised(validation, None)
-    weight = 1.0 if probs is None else hard_label_weight
+    return train_on(
+        model, tokenised(batch, probs), None if validation is None else tokenised(validation, None), temperature=temperature,
+        hard_label_weight=1.0 if probs is None else hard_label_weight, loss_fn=loss_fn, settings=settings, seed=seed, folder=folder,
+        callbacks=callbacks, progress=progress,
+    )  # fmt: skip
+
+
+def train_on(
+    model: PreTrainedModel,
+    train_set: TokenisedTexts,
+    validation_set: TokenisedTexts | None,
+    *,
+    temperature: float,
+    hard_label_weight: float,
+    loss_fn: Callable[..., Tensor],
+    settings: Mapping[str, Any],
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    progress: Progress | None = None,
+) -> list[CurvePoint]:
+    """`train_encoder` on texts that are tokenised already."""
+    arguments = training_arguments(settings, seed=seed, folder=folder, validated=validation_set is not None)
     data = [train_set.fingerprint, None if validation_set is None else validation_set.fingerprint]
     code = [loss_fn.__module__, loss_fn.__qualname__, torch.__version__, transformers.__version__]
-    training = fingerprint("training", parameters_fingerprint(model), data, dict(settings), seed, temperature, weight, code)
+    training = fingerprint("training", parameters_fingerprint(model), data, dict(settings), seed, temperature, hard_label_weight, code)
 
     def make_trainer(watching: list[TrainerCallback]) -> SoftLabelTrainer:
         return SoftLabelTrainer(
@@ -104,7 +123,7 @@ def train_encoder(
             compute_metrics=_validation_metrics,
             callbacks=watching,
             lengths=train_set.lengths,
-            objective=lambda *tensors, **counts: loss_fn(*tensors, temperature=temperature, hard_label_weight=weight, **counts),
+            objective=lambda *tensors, **counts: loss_fn(*tensors, temperature=temperature, hard_label_weight=hard_label_weight, **counts),
         )
 
     return run_training(
@@ -113,7 +132,7 @@ def train_encoder(
 
 
 class SoftLabelTrainer(GlobalMeanTrainer):
-    """Soft and hard labels of classes.
+    """Soft and hard labels of classes: one a text, or one at each position of a token classifier.
 
     Args:
         objective: objective(logits, teacher_log_probs, codes, num_answered=, num_labelled=) -> scalar.
@@ -126,7 +145,7 @@ class SoftLabelTrainer(GlobalMeanTrainer):
         self.objective = objective
 
     def counts(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(2,) how many rows have an answer, and how many a label."""
+        """(2,) how many rows (or positions) have an answer, and how many a label."""
         teacher, labelled = inputs.get("teacher_log_probs"), (inputs["labels"] >= 0).sum()
         answered = torch.zeros_like(labelled) if teacher is None else (~teacher.isnan().any(dim=-1)).sum()
         return torch.stack([answered, labelled])
@@ -139,7 +158,7 @@ class SoftLabelTrainer(GlobalMeanTrainer):
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Over all labelled rows at once; transformers' own eval_loss weighs a short last batch like a full one."""
+    """Over all labelled rows (or positions) at once; transformers' own eval_loss weighs a short last batch like a full one."""
     codes, logits = np.asarray(prediction.label_ids), np.asarray(prediction.predictions, dtype=np.float64)
     codes, logits = codes[codes >= 0], logits[codes >= 0]
     if not len(codes):

@@ -43,13 +43,16 @@ class TokenisedTexts(Dataset[dict[str, Any]]):
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
     ) -> None:
-        rows = tokenizer(as_texts(texts), truncation=True, max_length=max_length)
-        self.columns = {name: rows[name] for name in forward_names(model, rows)}
-        self.codes, self.tokenizer = codes, tokenizer
-        self.lengths = [len(ids) for ids in rows["input_ids"]]
         # log 0 = -inf is meant: a class that the teacher rules out.
         with np.errstate(divide="ignore"):
-            self.log_probs = None if probs is None else np.log(probs).astype(np.float32)
+            log_probs = None if probs is None else np.log(probs).astype(np.float32)
+        self._take(tokenizer(as_texts(texts), truncation=True, max_length=max_length), codes, log_probs, model, tokenizer)
+
+    def _take(self, rows: Any, codes: Any, log_probs: Any, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Keep a tokenizer's rows and what is learnt of each."""
+        self.columns = {name: rows[name] for name in forward_names(model, rows)}
+        self.codes, self.log_probs, self.tokenizer = codes, log_probs, tokenizer
+        self.lengths = [len(ids) for ids in rows["input_ids"]]
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -66,10 +69,14 @@ class TokenisedTexts(Dataset[dict[str, Any]]):
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """One padded batch of tensors."""
         batch = dict(self.tokenizer.pad({name: [e[name] for e in examples] for name in self.columns}, return_tensors="pt"))
-        batch["labels"] = torch.tensor(np.array([e["labels"] for e in examples]))
-        if "teacher_log_probs" in examples[0]:
-            batch["teacher_log_probs"] = torch.tensor(np.stack([e["teacher_log_probs"] for e in examples]))
+        for name in ("labels", "teacher_log_probs"):
+            if name in examples[0]:
+                batch[name] = self.together([e[name] for e in examples])
         return batch
+
+    def together(self, values: Sequence[Any]) -> Tensor:
+        """What is learnt of each row, as one tensor."""
+        return torch.tensor(np.stack(values))
 
 
 class LengthGroupedSampler(Sampler[int]):

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from stillroom.core.chat import ChatParameters
 from stillroom.core.errors import BadInput
+from stillroom.core.spans import Span, bio_tags, words_of
 from stillroom.core.specification import Specification, WorkedExample
-from stillroom.teachers.tasks.extraction import Span, bio_tags, extract, label_spans, located, words_of
+from stillroom.teachers.tasks.extraction import extract, label_spans, located, span_requests
 from stillroom.teachers.tasks.unusable import Unusable
 
 Make = Callable[..., Any]
@@ -158,15 +159,6 @@ def test_a_place_is_given_exactly_where_there_is_one_way(words: list[str], wante
         assert ways == [found]
 
 
-def test_tags_of_words() -> None:
-    words = words_of("Ann Lee met  Bob in\nRome .")
-    spans = [Span(0, 7, "person"), Span(13, 16, "person"), Span(20, 24, "place")]
-    assert bio_tags(words, spans) == ["B-person", "I-person", "O", "B-person", "O", "B-place", "O"]
-    assert bio_tags(words_of("a b"), [Span(0, 1, "x"), Span(2, 3, "x")]) == ["B-x", "B-x"]
-    with pytest.raises(ValueError, match="does not begin and end with a word"):
-        bio_tags(words_of("Annette"), [Span(0, 3, "person")])
-
-
 def test_a_mention_that_is_not_in_the_text_is_asked_again(serve: Make, asker: Make) -> None:
     def script(number: int, body: dict[str, Any]) -> dict[str, Any]:
         name = "Ann Lee" if len(body["messages"]) == 2 else "Ann"
@@ -215,3 +207,17 @@ def test_what_a_specification_lacks_is_said() -> None:
             extract(None, PARAMETERS, broken, ["a"])  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"specification\.labels: is empty"):
         label_spans(None, PARAMETERS, Specification("t"), ["a"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (entities("Bob"), "is not valid under output_schema"),
+        ({"entities": [{"text": "Ann", "label": "y"}]}, "is not valid under output_schema"),
+        ({"entities": entities("Bob")}, "'Bob' is not in the text"),
+    ],
+)
+def test_a_worked_example_that_shows_what_is_wrong_is_refused(output: Any, words: str) -> None:
+    specification = Specification("t", {"x": ""}, examples=(WorkedExample("I saw Ann.", output),))
+    with pytest.raises(BadInput, match=rf"specification\.examples\[0\]\.output: .*{words}"):
+        span_requests(PARAMETERS, specification, [])

@@ -36,8 +36,7 @@ def ask_prompts(work: ResponsesWork, exchanges: Sequence[Exchange], what: str, *
     rows = _requests(work, exchanges, samples)
     with asking(work, what) as asker:
         found = ask_until_usable(asker, rows, response_reader(work.told), asked_again=endpoint_of(work).asked_again)
-        usable = sum(value is not None for value in found.values)
-        asked = settled(work, asker, what, found, rows=len(rows), answered=usable, given_up=found.given_up)
+        asked = settled(work, asker, what, found, found.given_up, rows=len(rows))
     parts = [slice(at, at + samples) for at in range(0, len(rows), samples)]
     return Responses([found.values[part] for part in parts], [found.reasons[part] for part in parts], asked, asker.tally)
 

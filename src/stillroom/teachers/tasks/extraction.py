@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from stillroom.core.chat import ChatParameters, ChatRequest, Reply
 from stillroom.core.errors import BadInput
+from stillroom.core.spans import Span
 from stillroom.core.specification import Specification
 from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.strict_json import one_line, schema_problem
@@ -19,15 +20,6 @@ from stillroom.teachers.tasks.structured import Mode, instruction, structured_pa
 from stillroom.teachers.tasks.unusable import Reading, Unusable
 
 _IN_ORDER = "List each mention separately, in the order of the text and exactly as it is written there; none may overlap."
-
-
-@dataclass(frozen=True)
-class Span:
-    """A labelled part of a text: characters from `start` up to `end`."""
-
-    start: int
-    end: int
-    label: str
 
 
 def extraction_requests(
@@ -84,6 +76,23 @@ def entity_specification(specification: Specification) -> Specification:
     return replace(specification, task=task, output_schema=_closed({"entities": entities}))
 
 
+def span_requests(
+    parameters: ChatParameters, specification: Specification, texts: Sequence[str], *, structured: Mode = "json-schema"
+) -> list[ChatRequest]:
+    """A request a text, as `label_spans` makes them.
+
+    Raises:
+        BadInput: there are no labels; a worked example is not {"entities": [{"text", "label"}, ...]}, or its mentions are not to be found.
+    """
+    requests = extraction_requests(parameters, entity_specification(specification), texts, structured=structured)
+    for i, example in enumerate(specification.examples):
+        try:
+            located(example.input, example.output["entities"])
+        except Unusable as wrong:
+            raise BadInput.at(f"specification.examples[{i}].output", wrong.detail) from None
+    return requests
+
+
 def label_spans(
     asker: Asker,
     parameters: ChatParameters,
@@ -99,12 +108,11 @@ def label_spans(
         specification: its labels are the kinds of mentions; worked examples' outputs are {"entities": [{"text", "label"}, ...]}.
 
     Raises:
-        BadInput: there are no labels.
+        BadInput: as `span_requests`.
         EndpointStopped, StageFailed: as `durable.ask_all`.
     """
-    specification = entity_specification(specification)
-    requests = extraction_requests(parameters, specification, texts, structured=structured)
-    read = structured_reader(specification.output_schema or {})
+    requests = span_requests(parameters, specification, texts, structured=structured)
+    read = structured_reader(entity_specification(specification).output_schema or {})
 
     def spans(row: int, reply: Reply) -> Reading[tuple[Span, ...]]:
         found = read(reply.choices[0])
@@ -137,33 +145,6 @@ def located(text: str, entities: Sequence[Mapping[str, str]]) -> tuple[Span, ...
             words = f"{one_line(entities[i]['text'])!r} is in the text more than once, and it cannot be told where it is meant"
             raise Unusable("not-in-text", f"{words}. {_IN_ORDER}")
     return tuple(Span(start, start + n, entity["label"]) for start, n, entity in zip(first, lengths, entities, strict=True))
-
-
-def words_of(text: str) -> list[tuple[int, int]]:
-    """Where the words of a text begin and end: what white space separates."""
-    return [word.span() for word in re.finditer(r"\S+", text)]
-
-
-def bio_tags(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[str]:
-    """A tag a word: "B-" and the label where a span begins, "I-" and the label inside it, "O" elsewhere.
-
-    Args:
-        words: (start, end) in characters, in order.
-        spans: in order, without overlap.
-
-    Raises:
-        ValueError: a span begins or ends inside a word, or outside of all.
-
-    Source: Ramshaw & Marcus 1995, arXiv:cmp-lg/9505040; B- on every first word: Tjong Kim Sang & Veenstra 1999, arXiv:cs/9907006 (IOB2).
-    """
-    starts, ends = {start: i for i, (start, _) in enumerate(words)}, {end: i for i, (_, end) in enumerate(words)}
-    tags = ["O"] * len(words)
-    for span in spans:
-        if span.start not in starts or span.end not in ends:
-            raise ValueError(f"{span} does not begin and end with a word.")
-        first, last = starts[span.start], ends[span.end]
-        tags[first : last + 1] = [f"B-{span.label}", *[f"I-{span.label}"] * (last - first)]
-    return tags
 
 
 def _occurrences(text: str, mention: str) -> list[int]:
