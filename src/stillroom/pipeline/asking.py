@@ -58,9 +58,8 @@ class Tally:
 
     @property
     def seconds(self) -> list[float]:
-        """Of each attempt that brought an answer; what came in a batch has none."""
-        found = [outcome.seconds for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
-        return [seconds for seconds in found if seconds]
+        """Of each reply that came by itself: what came in a batch tells no latency."""
+        return [outcome.seconds for _, outcome in self.outcomes.values() if isinstance(outcome, Reply) and outcome.seconds]
 
     @property
     def usage(self) -> list[Usage]:
@@ -95,8 +94,8 @@ class ToldAsker(Asker):
     """An asker that tells a listener how it stands, counts what it reads, and sends nothing where the store holds every answer:
     then no key is needed, and no server."""
 
-    batch: bool = False
     listener: Listener = field(default_factory=Silence)
+    batch: bool = False
     ask_failed_again: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -148,12 +147,13 @@ def endpoint_of(work: Work) -> EndpointTeacher:
     return build_endpoint_teacher(work.job.teacher, work.job.budget)
 
 
-def told_asker(work: Work, store: BlockStore, *, again: bool) -> ToldAsker:
-    """The job's teacher, to be asked. `again`: what failed for good, too."""
+def asker_of(work: Work, store: BlockStore, *, ask_failed_again: bool = False) -> ToldAsker:
+    """What asks the job's teacher, through `store`."""
     teacher = endpoint_of(work)
     return ToldAsker(
-        store, teacher.endpoint, teacher.prices, teacher.budget, batch=teacher.batch, listener=work.listener, ask_failed_again=again
-    )
+        store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, batch=teacher.batch,
+        ask_failed_again=ask_failed_again,
+    )  # fmt: skip
 
 
 def open_store(work: Work) -> KnowledgeStore:
@@ -193,7 +193,7 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
 def _ask_rows(work: Work, batch: Batch, what: str, *, again: bool) -> Answers:
     teacher = endpoint_of(work)
     with open_store(work) as store:
-        asker = told_asker(work, store, again=again)
+        asker = asker_of(work, store, ask_failed_again=again)
         found = label_texts(asker, question_of(work), texts_of(batch), asked_again=teacher.asked_again)
         spent = spent_so_far(store)
         batches = BatchRecords(store, teacher.endpoint.name).found() if teacher.batch else {}
