@@ -32,12 +32,14 @@ def words(estimate: Estimate, *, priced: bool, batch: bool = False) -> str:
         ("tokens of prompts", _counts(estimate.prompt_tokens)),
         ("tokens of answers", _counts(estimate.completion_tokens)),
         ("US dollars", _money(estimate.usd) if priced else "unknown: the job names no teacher.prices"),
-        ("time", "within a day: the vendor's batch API promises no more" if batch else _time(estimate.seconds)),
+        ("time", "as long as the vendor's batches take, a day at most each" if batch else _time(estimate.seconds)),
     ]
     failed = f", {estimate.failed} of them without an answer" if estimate.failed else ""
     head = f"{estimate.rows} rows, from a sample of {estimate.sampled} that was asked and is kept{failed}:"
     time = "" if batch else "; of the time, from full concurrency to the sample's own rate"
     tail = f"In brackets 95 % intervals over the choice of the sample{time}."
+    if batch and priced:
+        tail += "\nThe money is what batches cost, half of teacher.prices; the sample was asked one by one, at all of it."
     more = "Answers that cannot be used and are asked for anew come on top."
     return "\n".join([head, *(f"  {name:18} {value}" for name, value in found), tail, more])
 

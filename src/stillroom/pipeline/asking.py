@@ -100,8 +100,8 @@ class ToldAsker(Asker):
     """An asker that tells a listener how it stands, counts what it reads, and sends nothing where the store holds every answer:
     then no key is needed, and no server."""
 
-    batch: bool = False
     listener: Listener = field(default_factory=Silence)
+    batch: bool = False
     ask_failed_again: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -153,12 +153,13 @@ def endpoint_of(work: Work) -> EndpointTeacher:
     return build_endpoint_teacher(work.job.teacher, work.job.budget)
 
 
-def told_asker(work: Work, store: BlockStore, *, again: bool) -> ToldAsker:
-    """The job's teacher, to be asked. `again`: what failed for good, too."""
+def asker_of(work: Work, store: BlockStore, *, ask_failed_again: bool = False) -> ToldAsker:
+    """What asks the job's teacher, through `store`."""
     teacher = endpoint_of(work)
     return ToldAsker(
-        store, teacher.endpoint, teacher.prices, teacher.budget, batch=teacher.batch, listener=work.listener, ask_failed_again=again
-    )
+        store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, batch=teacher.batch,
+        ask_failed_again=ask_failed_again,
+    )  # fmt: skip
 
 
 def open_store(work: Work) -> KnowledgeStore:
@@ -226,7 +227,7 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
 def asking(work: Work, what: str) -> Iterator[ToldAsker]:
     """The job's endpoint, through the job's store, to be asked about `what`."""
     with asked_anew(work, what) as again, open_store(work) as store:
-        yield told_asker(work, store, again=again)
+        yield asker_of(work, store, ask_failed_again=again)
 
 
 def settled(

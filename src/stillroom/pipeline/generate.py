@@ -171,7 +171,7 @@ def _write(work: Work, around: Around, again: bool) -> Generated:
 
 
 def _writer(work: Work, store: BlockStore, specification: Specification, again: bool) -> Writer:
-    from stillroom.pipeline.asking import endpoint_of, told_asker
+    from stillroom.pipeline.asking import asker_of, endpoint_of
     from stillroom.teachers.synthesis.fill import Writer
 
     spec, teacher = work.job.generation, endpoint_of(work)
@@ -182,7 +182,7 @@ def _writer(work: Work, store: BlockStore, specification: Specification, again: 
         teacher.parameters, temperature=spec.sampling_temperature, top_logprobs=None, max_tokens=None if renamed else spec.max_tokens,
         extra={**teacher.parameters.extra, **({"max_completion_tokens": spec.max_tokens} if renamed else {})},
     )  # fmt: skip
-    return Writer(told_asker(work, store, again=again), parameters, specification, teacher.structured, teacher.asked_again)
+    return Writer(asker_of(work, store, ask_failed_again=again), parameters, specification, teacher.structured, teacher.asked_again)
 
 
 def _quality(job: Job, plan: Plan, filled: Filled, spent: Spending, around: Around) -> Generated:

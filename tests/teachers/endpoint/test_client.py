@@ -185,8 +185,9 @@ def test_a_row_that_is_refused_for_ever_fails_in_the_end(
     """Refusals are no failed attempts, but they are not borne without end."""
     monkeypatch.setattr(client_module, "_REFUSALS", 5)
     act = {"status": 429, "headers": {"Retry-After": "0"}}
-    server = serve(lambda number, body: act if body["messages"][0]["content"] == "row 0" else {})
+    server = serve(lambda number, body: act if body["messages"][0]["content"] == "row 0" and number < 40 else {})
     outcomes, _ = ask(endpoint(server, max_attempts=2), make_requests(3))
+    assert isinstance(outcomes[0], Failure)
     assert (outcomes[0].reason, outcomes[0].attempts) == ("rate-limited", 5)
     assert all(isinstance(each, Reply) for each in outcomes[1:])
 

@@ -27,7 +27,7 @@ class EndpointTeacher:
         samples: answers to each row; 1 unless the job asks for several.
         asked_again: how often an answer that cannot be used is asked for anew.
         prices: None where the job names none: money is then unknown, not zero.
-        batch: whether rows go through the vendor's batch API.
+        batch: whether it is asked through the vendor's batch API.
     """
 
     endpoint: Endpoint
@@ -47,7 +47,7 @@ class EndpointTeacher:
 
     @property
     def fingerprint(self) -> str:
-        """Covers what shapes the answers: not the key, the pace, the prices, the budget, or whether in a batch."""
+        """Covers what shapes the answers: not the key, the pace, the batch API, the prices or the budget."""
         shape = [self.answers, self.samples, self.structured, self.asked_again]
         return fingerprint("endpoint", self.endpoint.name, self.parameters.json, *shape)
 
