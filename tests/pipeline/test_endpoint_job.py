@@ -32,16 +32,24 @@ from stillroom.pipeline.label import label
 from stillroom.pipeline.progress import Silence
 from stillroom.pipeline.work import open_work
 from stillroom.spec.load import job_from
+from stillroom.teachers.endpoint import batch as batch_module
 from stillroom.teachers.endpoint import client as client_module
 from stillroom.teachers.endpoint.breaker import Breaker, EndpointStopped
 from stillroom.teachers.endpoint.ledger import spent_so_far
 
-_SPEC = importlib.util.spec_from_file_location("scripted_server", Path(__file__).parents[1] / "teachers" / "endpoint" / "server.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-scripted = importlib.util.module_from_spec(_SPEC)
-sys.modules["scripted_server"] = scripted
-_SPEC.loader.exec_module(scripted)
+
+def load_server(file: str, name: str) -> Any:
+    """A server of tests/teachers/endpoint, as a module of that name."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "teachers" / "endpoint" / file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+scripted = load_server("server.py", "scripted_server")
+batches = load_server("batch_server.py", "batch_server")
 
 WORDS = {"card": "card plastic chip wallet", "rate": "euro dollar exchange rate", "top_up": "top up money balance"}
 KEY = "sk-verysecret-0123456789"
@@ -118,6 +126,26 @@ def make(tmp_path: Path) -> Make:
 
 def record(run: Path, stage: str = "label") -> dict[str, Any]:
     return dict(json.loads((run / "stages" / f"{stage}.json").read_text()))
+
+
+def test_a_job_through_the_batch_api_is_the_same_job_at_half_the_price(
+    serve: Make, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "_POLL_SECONDS", 0.01)
+    live = stillroom.run(make(serve()), run_dir=tmp_path / "live")
+    with batches.BatchServer(answer) as server:
+        batch = make(server, teacher={"batch": True}, budget={"usd": 1.0})
+        done = stillroom.run(batch, run_dir=tmp_path / "run")
+        assert server.number == 60 + 20 + 30
+        assert server.routes["made"] == 2, "one for the transfer set, one for the test rows"
+        asked = record(tmp_path / "run")["asked"]
+        assert asked["usd"] == pytest.approx(0.5 * record(tmp_path / "live")["asked"]["usd"])
+        for measure in ("accuracy", "log_loss"):
+            assert done.evidence.value("student", measure) == live.evidence.value("student", measure)
+        assert done.evidence.value("teacher", "latency_p50_seconds") is None
+        batch = make(server, teacher={"batch": False}, budget={"usd": 1.0})
+        stillroom.run(batch, run_dir=tmp_path / "run")
+        assert server.number == 60 + 20 + 30, "the way of asking is not what shapes an answer"
 
 
 def test_a_whole_run_asks_each_row_once_and_a_second_one_nothing(serve: Make, make: Make, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +274,8 @@ def test_out_to_a_spreadsheet_and_back_by_the_command_line(run: Path, tmp_path: 
 def test_ctrl_c_ends_the_page_cleanly_and_says_how_to_go_on(run: Path) -> None:
     accept(opened(run), range(3))
     command = [sys.executable, "-m", "stillroom.cli", "review", str(run), "--reviewer", "Ann", "--rows", "20"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stdout is not None
         assert re.match(r"Open http://127\.0\.0\.1:\d+/[\w-]{32}/$", process.stdout.readline().strip())
         process.stdout.readline()

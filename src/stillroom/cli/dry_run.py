@@ -21,21 +21,25 @@ def dry_run(job_file: Path, overrides: list[str] | None, run_dir: Path | None) -
     job = load_job(job_file, overrides or ())
     with Terminal() as terminal:
         estimate = estimate_labelling(job, run_dir=run_dir, listener=terminal)
-    typer.echo(words(estimate, priced=getattr(job.teacher, "prices", None) is not None))
+    teacher = job.teacher
+    typer.echo(words(estimate, priced=getattr(teacher, "prices", None) is not None, batch=getattr(teacher, "batch", False)))
 
 
-def words(estimate: Estimate, *, priced: bool) -> str:
+def words(estimate: Estimate, *, priced: bool, batch: bool = False) -> str:
     """The estimate as lines, each figure with its interval."""
     found = [
         ("requests", _counts(estimate.requests)),
         ("tokens of prompts", _counts(estimate.prompt_tokens)),
         ("tokens of answers", _counts(estimate.completion_tokens)),
         ("US dollars", _money(estimate.usd) if priced else "unknown: the job names no teacher.prices"),
-        ("time", _time(estimate.seconds)),
+        ("time", "as long as the vendor's batches take, a day at most each" if batch else _time(estimate.seconds)),
     ]
     failed = f", {estimate.failed} of them without an answer" if estimate.failed else ""
     head = f"{estimate.rows} rows, from a sample of {estimate.sampled} that was asked and is kept{failed}:"
-    tail = "In brackets 95 % intervals over the choice of the sample; of the time, from full concurrency to the sample's own rate."
+    time = "" if batch else "; of the time, from full concurrency to the sample's own rate"
+    tail = f"In brackets 95 % intervals over the choice of the sample{time}."
+    if batch and priced:
+        tail += "\nThe money is by teacher.prices, which the sample was asked at; what is asked in batches costs half of it."
     more = "Answers that cannot be used and are asked for anew come on top."
     return "\n".join([head, *(f"  {name:18} {value}" for name, value in found), tail, more])
 

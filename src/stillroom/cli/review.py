@@ -58,9 +58,9 @@ def _serve(opened: Review, port: int) -> None:
     from stillroom.review.server import ReviewServer
 
     with ReviewServer(opened.session, port=port) as server:
-        typer.echo(f"Open {server.url}")
-        typer.echo("Only this machine can, and only with the whole address. Every decision is kept at once; end with Ctrl-C.")
         try:
+            typer.echo(f"Open {server.url}")
+            typer.echo("Only this machine can, and only with the whole address. Every decision is kept at once; end with Ctrl-C.")
             server.serve_forever()
         except KeyboardInterrupt:
             typer.echo("")

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from stillroom.core.asking import Asked
 from stillroom.core.chat import ChatRequest, Failure, Reply, Usage
 from stillroom.core.errors import StageFailed
+from stillroom.core.protocols import BlockStore
 from stillroom.core.records import Batch
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.work import Work
 from stillroom.spec.teacher import EndpointTeacherSpec
+from stillroom.teachers.endpoint import batch
 from stillroom.teachers.endpoint.budget import Budget
 from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_teacher
-from stillroom.teachers.endpoint.durable import Asker, ask_all
+from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
 from stillroom.teachers.tasks import rounds
@@ -56,7 +58,8 @@ class Tally:
 
     @property
     def seconds(self) -> list[float]:
-        return [outcome.seconds for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
+        """Of each reply that came by itself: what came in a batch tells no latency."""
+        return [outcome.seconds for _, outcome in self.outcomes.values() if isinstance(outcome, Reply) and outcome.seconds]
 
     @property
     def usage(self) -> list[Usage]:
@@ -87,6 +90,7 @@ class ToldAsker(Asker):
     then no key is needed, and no server."""
 
     listener: Listener = field(default_factory=Silence)
+    batch: bool = False
     ask_failed_again: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -94,9 +98,9 @@ class ToldAsker(Asker):
         rows = list(requests)
         if not self.ask_failed_again and None not in super().outcomes(rows):
             return Standing(len(rows), len(rows))
-        return ask_all(
-            self.store, self.endpoint, rows, prices=self.prices, budget=self.budget, ask_failed_again=self.ask_failed_again,
-            listen=tell(self.listener, len(rows), "asking the teacher"),
+        return batch.ask(
+            self.store, self.endpoint, rows, batch=self.batch, prices=self.prices, budget=self.budget,
+            ask_failed_again=self.ask_failed_again, listen=tell(self.listener, len(rows), "asking the teacher"),
         )  # fmt: skip
 
     def outcomes(self, requests: Iterable[ChatRequest]) -> Iterator[Reply | Failure | None]:
@@ -116,6 +120,15 @@ def endpoint_of(work: Work) -> EndpointTeacher:
     """The job's teacher behind its endpoint."""
     assert isinstance(work.job.teacher, EndpointTeacherSpec), "the caller looked"
     return build_endpoint_teacher(work.job.teacher, work.job.budget)
+
+
+def asker_of(work: Work, store: BlockStore, *, ask_failed_again: bool = False) -> ToldAsker:
+    """What asks the job's teacher, through `store`."""
+    teacher = endpoint_of(work)
+    return ToldAsker(
+        store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, batch=teacher.batch,
+        ask_failed_again=ask_failed_again,
+    )  # fmt: skip
 
 
 def open_store(work: Work) -> KnowledgeStore:
@@ -161,9 +174,9 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
 @contextmanager
 def asking(work: Work) -> Iterator[ToldAsker]:
     """The job's endpoint, through the job's store. What failed for good is asked again where too much had failed."""
-    teacher, again = endpoint_of(work), bool(read_record(work.folder.record(_FAILED)).get("again"))
+    again = bool(read_record(work.folder.record(_FAILED)).get("again"))
     with open_store(work) as store:
-        yield ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, ask_failed_again=again)
+        yield asker_of(work, store, ask_failed_again=again)
 
 
 def settled(

@@ -168,7 +168,7 @@ def _write(work: Work, around: Around) -> Generated:
 
 
 def _writer(work: Work, store: BlockStore, specification: Specification) -> Writer:
-    from stillroom.pipeline.asking import ToldAsker, endpoint_of
+    from stillroom.pipeline.asking import asker_of, endpoint_of
     from stillroom.teachers.synthesis.fill import Writer
 
     spec, teacher = work.job.generation, endpoint_of(work)
@@ -179,8 +179,7 @@ def _writer(work: Work, store: BlockStore, specification: Specification) -> Writ
         teacher.parameters, temperature=spec.sampling_temperature, top_logprobs=None, max_tokens=None if renamed else spec.max_tokens,
         extra={**teacher.parameters.extra, **({"max_completion_tokens": spec.max_tokens} if renamed else {})},
     )  # fmt: skip
-    asker = ToldAsker(store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener)
-    return Writer(asker, parameters, specification, teacher.structured, teacher.asked_again)
+    return Writer(asker_of(work, store), parameters, specification, teacher.structured, teacher.asked_again)
 
 
 def _quality(job: Job, plan: Plan, filled: Filled, spent: Spending, around: Around) -> Generated:

@@ -186,11 +186,11 @@ def _label_problems(specification: SpecificationSpec, classes: tuple[str, ...]) 
 
 
 def _answering(teacher: AnyTeacherSpec) -> AnyTeacherSpec:
-    """What of the section shapes the answers: of an endpoint not its account, its pace or its prices."""
+    """What of the section shapes the answers: of an endpoint not its account, its way and pace, or its prices."""
     if not isinstance(teacher, EndpointTeacherSpec):
         return teacher
     pace = {name: EndpointTeacherSpec.model_fields[name].default for name in ("max_concurrency", "timeout_seconds", "max_attempts")}
-    return teacher.model_copy(update={"api_key_env": None, "prices": None, **pace})
+    return teacher.model_copy(update={"api_key_env": None, "prices": None, "batch": False, **pace})
 
 
 def _given(section: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -43,6 +44,22 @@ class FixedWindow:
             self.window, self.count = int(now / self.seconds), 0
         self.count += 1
         return self.count <= self.most
+
+
+@dataclass
+class SlidingWindow:
+    most: int
+    seconds: float
+    counts_refusals: bool = False
+    times: deque[float] = field(default_factory=deque)
+
+    def admits(self, now: float) -> bool:
+        while self.times and self.times[0] <= now - self.seconds:
+            self.times.popleft()
+        admitted = len(self.times) < self.most
+        if admitted or self.counts_refusals:
+            self.times.append(now)
+        return admitted
 
 
 @dataclass
@@ -115,6 +132,37 @@ def test_a_bucket_without_a_burst_and_fixed_windows_are_borne() -> None:
     minute = simulate(FixedWindow(600, 60).admits, 3000, latency=lambda n: 0.2, most=64)
     assert minute.end < 400  # five windows of a minute at best
     assert minute.refused < 0.05  # nothing tells when the minute is over but asking
+
+
+_KINDS: dict[str, Callable[[float], Callable[[float], bool]]] = {
+    "bucket, no burst": lambda rate: TokenBucket(rate, 1).admits,
+    "bucket of a second": lambda rate: TokenBucket(rate, rate).admits,
+    "bucket of ten seconds": lambda rate: TokenBucket(rate, 10 * rate).admits,
+    "every second": lambda rate: FixedWindow(int(rate), 1).admits,
+    "every ten seconds": lambda rate: FixedWindow(int(10 * rate), 10).admits,
+    "every minute": lambda rate: FixedWindow(int(60 * rate), 60).admits,
+    "of the last second": lambda rate: SlidingWindow(int(rate), 1).admits,
+    "of the last ten seconds": lambda rate: SlidingWindow(int(10 * rate), 10).admits,
+    "of the last minute": lambda rate: SlidingWindow(int(60 * rate), 60).admits,
+    "of the last ten seconds, refusals too": lambda rate: SlidingWindow(int(10 * rate), 10, counts_refusals=True).admits,
+}
+
+
+@pytest.mark.parametrize(("rate", "latency"), [(2, 0.1), (2, 2.0), (20, 0.1), (20, 2.0)])
+@pytest.mark.parametrize("kind", _KINDS)
+def test_no_kind_of_limit_is_taken_for_another(kind: str, rate: float, latency: float) -> None:
+    """Not for a limit of half its rate, and not for none: five minutes of work."""
+    found = simulate(_KINDS[kind](rate), int(300 * rate), latency=lambda n: latency, most=256)
+    assert found.rate > 0.65 * rate
+    assert found.refused < {2: 0.15, 20: 0.04}[rate]  # of 600 requests, those that find a window of a minute are more
+
+
+def test_a_server_that_refuses_everything_for_hours_is_asked_ever_more_seldom() -> None:
+    pace, now = Pace(), 0.0
+    for _ in range(2000):
+        now += pace.wait(now)
+        pace.refused(pace.send(now), now + 0.01, None)
+    assert pace.wait(now) == pytest.approx(30, abs=1)
 
 
 def test_a_limit_that_changes_is_followed() -> None:

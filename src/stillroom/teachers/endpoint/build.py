@@ -26,6 +26,7 @@ class EndpointTeacher:
         samples: answers to each row; 1 unless the job asks for several.
         asked_again: how often an answer that cannot be used is asked for anew.
         prices: None where the job names none: money is then unknown, not zero.
+        batch: whether it is asked through the vendor's batch API.
     """
 
     endpoint: Endpoint
@@ -36,10 +37,11 @@ class EndpointTeacher:
     asked_again: int = 2
     prices: Prices | None = None
     budget: Budget | None = None
+    batch: bool = False
 
     @property
     def fingerprint(self) -> str:
-        """Covers what shapes the answers: not the key, the pace, the prices or the budget."""
+        """Covers what shapes the answers: not the key, the pace, the batch API, the prices or the budget."""
         shape = [self.answers, self.samples, self.structured, self.asked_again]
         return fingerprint("endpoint", self.endpoint.name, self.parameters.json, *shape)
 
@@ -72,4 +74,5 @@ def build_endpoint_teacher(spec: EndpointFields, budget: BudgetSpec | None = Non
         spec.asked_again,
         prices=None if spec.prices is None else Prices(spec.prices.prompt, spec.prices.completion),
         budget=None if budget is None else Budget(budget.usd, budget.requests, budget.tokens),
+        batch=spec.batch,
     )

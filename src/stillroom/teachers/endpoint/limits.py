@@ -109,6 +109,7 @@ class Pace:
         self._recent: deque[float] = deque(maxlen=self._ENOUGH)  # when requests went
         self._since = 0.0  # when the limit was set
         self._marks: list[tuple[float, int, int]] = []  # refusals: when sent, as which request, how many had been let through by then
+        self._least: float | None = None  # what the latest guess found to be let through
         self._silent = 0  # refusals in a row with nothing let through
         self._told: dict[str, tuple[float, float]] = {}  # name -> requests a second, until when
         self._tokens = 0.0
@@ -167,7 +168,7 @@ class Pace:
         self._recent.clear()
         self._marks = [*self._marks[-self._ENOUGH :], (ticket.time, ticket.number, let_through)]
         if wait is None:
-            pause = min(self._PAUSE * 2**self._silent, self._LONGEST_PAUSE)
+            pause = min(self._PAUSE * 2 ** min(self._silent, 10), self._LONGEST_PAUSE)
             self.pause(now + (min(pause, 2 / self._limit) if passed >= self._ENOUGH else pause))
 
     def _used(self, now: float) -> float | None:
@@ -187,11 +188,15 @@ class Pace:
         if self._silent or passed <= 0:  # still none allowed; the pauses grow instead
             return self._limit or rate
         least = min(passed / max(sent_at - when, 1e-3), rate)
-        if not self._searches or (passed >= self._ENOUGH and rate < self._NEAR * least):
+        if not self._searches or (passed >= self._ENOUGH and (rate < self._NEAR * least or self._agrees(least))):
             self._searches = 0
             return least
-        self._searches += 1
+        self._searches, self._least = self._searches + 1, least
         return float((least * rate) ** 0.5)
+
+    def _agrees(self, least: float) -> bool:
+        """Twice the same was let through, whatever the pace: a window of many seconds, or a large bucket, shows no rate but this."""
+        return self._least is not None and max(least, self._least) < self._NEAR * min(least, self._least)
 
     def told(self, allowances: Iterable[Allowance], now: float) -> None:
         """The server has said what is left."""
