@@ -30,7 +30,7 @@ def blocks(text: str) -> list[str]:
 
 
 BLOCKS = blocks(README)
-JOB, LANGUAGE_JOB = [block for block in BLOCKS if block.startswith("task:")]
+JOB, LANGUAGE_JOB, RESPONSES_JOB = [block for block in BLOCKS if block.startswith("task:")]
 COMMANDS = [line.partition(" #")[0] for block in BLOCKS for line in block.splitlines() if line.startswith("stillroom ")]
 SNIPPETS = [block for block in BLOCKS if "import" in block]
 
@@ -94,8 +94,7 @@ def test_the_language_job_is_a_job(tmp_path: Path) -> None:
 
 
 def test_the_job_on_responses_is_a_job(tmp_path: Path) -> None:
-    (text,) = [block for block in BLOCKS if "responses:" in block]
-    job = load_text(text, tmp_path, "job")
+    job = load_text(RESPONSES_JOB, tmp_path, "job")
     assert (job.primary, job.teacher.samples, job.responses and job.responses.check) == ("exact_match", 4, "number")
     bundled = ROOT / "jobs" / "word-problems-from-endpoint.yaml"
     assert load_text(bundled.read_text(encoding="utf-8"), bundled.parent, "word-problems").primary == "exact_match"
