@@ -19,6 +19,7 @@ _NEEDS_AIOHTTP = [
     "pipeline/test_endpoint_job.py",
     "pipeline/test_generate_job.py",
     "pipeline/test_responses_job.py",
+    "pipeline/test_sequence_labelling_job.py",
     "teachers/endpoint",
     "teachers/test_responses.py",
     "teachers/synthesis/test_fill.py",
@@ -35,6 +36,7 @@ if find_spec("torch") is None:
         "models/test_causal.py",
         "models/test_generation.py",
         "models/test_language*.py",
+        "models/test_spans.py",
         "models/test_text.py",
         "objectives/test_soft_labels_torch.py",
         "objectives/test_tokens.py",
@@ -44,6 +46,7 @@ if find_spec("torch") is None:
         "pipeline/test_other_teachers.py",
         "pipeline/test_language_mistakes.py",
         "pipeline/test_language_use.py",
+        "pipeline/test_sequence_labelling_job.py",
         "report/test_browser.py",
         "review/test_browser.py",
         "students/test_causal.py",
@@ -53,6 +56,7 @@ if find_spec("torch") is None:
         "teachers/test_huggingface.py",
         "teachers/test_token_sampling.py",
         "training/test_encoder.py",
+        "training/test_tagging.py",
         "training/test_language*.py",
     ]
 

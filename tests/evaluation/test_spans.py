@@ -20,9 +20,7 @@ A, B = Span(0, 3, "a"), Span(4, 7, "b")
 
 
 def column(rows: list[Any]) -> NDArray[Any]:
-    out = np.empty(len(rows), dtype=object)
-    out[:] = [tuple(row) for row in rows]
-    return out
+    return np.fromiter(map(tuple, rows), dtype=object, count=len(rows))
 
 
 def measured(gold: NDArray[Any], found: NDArray[Any]) -> tuple[float, float, float]:

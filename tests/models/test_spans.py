@@ -12,6 +12,7 @@ import torch
 
 from stillroom.core.errors import BadInput
 from stillroom.core.spans import spans_of_tags, words_of
+from stillroom.evaluation.cost_worker import measure
 from stillroom.models.load import load_predictor
 from stillroom.models.locate import locate_model
 from stillroom.models.spans import SpanPredictor, load_tagger, taggable
@@ -95,6 +96,15 @@ def test_saved_and_loaded_it_finds_the_same_and_transformers_loads_it_alone(tagg
     for text, spans in zip(texts["text"], found, strict=True):
         groups = {(group["start"], group["end"], group["entity_group"]) for group in alone(text)}
         assert {tuple(span) for span in spans} == groups
+
+
+def test_its_cost_can_be_measured(tagger: tuple[Any, Any], tmp_path: Path) -> None:
+    SpanPredictor(*tagger, LABELS, column="text").save(tmp_path / "saved")
+    pd.DataFrame({"text": ["lost my card", "very good"]}).to_parquet(tmp_path / "texts.parquet")
+    request = {"folder": str(tmp_path / "saved"), "features": str(tmp_path / "texts.parquet"), "calls": 2, "seed": 0, "allow_code": False}
+    found = measure({**request, "budget_seconds": 0.01})
+    assert len(found["latency_seconds"]) >= 1
+    assert found["parameters"] == tagger[0].num_parameters()
 
 
 def test_a_model_with_other_labels_is_refused_unless_it_gets_a_new_head(tagger: tuple[Any, Any], tmp_path: Path) -> None:

@@ -49,9 +49,8 @@ def read_spans(frame: pd.DataFrame, target: str, *, text: str | None, tokens: st
         return _tagged(_words(words, where), _listed(cell, where, target), f"{where}, {target!r}")
 
     named = frame[str(tokens or text)]
-    rows = np.empty(len(frame), dtype=object)
-    rows[:] = [spans(row, *cells) for row, cells in enumerate(zip(named, frame[target], strict=True), start=1)]
-    return rows
+    rows = (spans(row, *cells) for row, cells in enumerate(zip(named, frame[target], strict=True), start=1))
+    return np.fromiter(rows, dtype=object, count=len(frame))
 
 
 def labels_of(spans: Iterable[Sequence[Span]]) -> tuple[str, ...]:

@@ -214,8 +214,7 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
             spans = label_spans(
                 asker, teacher.parameters, specification_of(work), texts, structured=teacher.structured, asked_again=teacher.asked_again
             )
-            values = np.empty(len(texts), dtype=object)
-            values[:] = spans.values
+            values = np.fromiter(spans.values, dtype=object, count=len(texts))
             return Answers(values, settled(work, asker, what, spans, spans.given_up, rows=len(texts)), asker.tally)
         labels = label_texts(asker, question_of(work), texts, asked_again=teacher.asked_again)
         unseen = None if labels.missing is None or np.isnan(labels.missing).all() else float(np.nanmean(labels.missing))

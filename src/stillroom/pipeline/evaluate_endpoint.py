@@ -34,9 +34,7 @@ def ask_test_rows(work: Work) -> tuple[NDArray[Any], list[Measure]]:
 
 def _with_stand_ins(work: Work, values: NDArray[Any]) -> NDArray[Any]:
     if work.dataset.task == "spans":
-        whole = values.copy()
-        whole[[row for row, spans in enumerate(values) if spans is None]] = [()]
-        return whole
+        return np.fromiter((() if spans is None else spans for spans in values), dtype=object, count=len(values))
     return np.where(np.isnan(values).any(axis=1, keepdims=True), _class_shares(work), values)
 
 
