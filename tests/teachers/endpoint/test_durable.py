@@ -28,7 +28,7 @@ from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.breaker import EndpointStopped
 from stillroom.teachers.endpoint.budget import Budget, Meter, Prices, Spending
 from stillroom.teachers.endpoint.client import EndpointClient
-from stillroom.teachers.endpoint.durable import PARTING_SECONDS, ask_all, ask_all_async, stored_outcomes
+from stillroom.teachers.endpoint.durable import ask_all, ask_all_async, stored_outcomes
 from stillroom.teachers.endpoint.estimate import dry_run
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
@@ -303,11 +303,12 @@ import sys
 from stillroom.core.chat import ChatParameters, ChatRequest
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.teachers.endpoint.address import Endpoint
-from stillroom.teachers.endpoint.durable import ask_all
+from stillroom.teachers.endpoint import durable
+durable.PARTING_SECONDS = 600.0
 p = ChatParameters("m", max_tokens=8)
 rows = [ChatRequest(({"role": "user", "content": f"row {i}"},), p) for i in range(200)]
 with KnowledgeStore(sys.argv[1]) as store:
-    ask_all(store, Endpoint(sys.argv[2], max_concurrency=6), rows, listen=lambda standing: print(standing, flush=True))
+    durable.ask_all(store, Endpoint(sys.argv[2], max_concurrency=6), rows, listen=lambda standing: print(standing, flush=True))
 """
 
 
@@ -345,10 +346,8 @@ def test_a_second_interrupt_waits_for_nothing(tmp_path: Path, serve: Make) -> No
     assert process.stdout is not None
     while "waiting for what was sent" not in process.stdout.readline():
         assert process.poll() is None
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert time.monotonic() - began < PARTING_SECONDS / 2
+    process.communicate(timeout=60)  # not the 300 seconds that the answers take, nor the 600 that it would wait
     with KnowledgeStore(tmp_path) as store:
         assert len(list(store)) >= 20
 
