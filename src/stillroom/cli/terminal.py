@@ -27,7 +27,7 @@ class Terminal:
         self._console = console or Console(stderr=True, highlight=False)
         self._bars = _Bars(
             TextColumn("  {task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             TextColumn("{task.fields[state]}", table_column=Column()),  # wraps: what is cut off on a narrow terminal is the money
             TimeElapsedColumn(),
             console=self._console,
