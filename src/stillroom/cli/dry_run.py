@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from stillroom.cli.terminal import Terminal, duration
+from stillroom.cli.terminal import Terminal
+from stillroom.core.duration import duration
 
 if TYPE_CHECKING:
     from stillroom.teachers.endpoint.estimate import Estimate, Range
@@ -35,7 +36,8 @@ def words(estimate: Estimate, *, priced: bool, batch: bool = False) -> str:
         ("time", "as long as the vendor's batches take, a day at most each" if batch else _time(estimate.seconds)),
     ]
     failed = f", {estimate.failed} of them without an answer" if estimate.failed else ""
-    head = f"{estimate.rows} rows, from a sample of {estimate.sampled} that was asked and is kept{failed}:"
+    sample = f"from a sample of {estimate.sampled} that was asked and is kept{failed}"
+    head = f"{estimate.rows:,} rows, those of the test split among them, {sample}:"
     time = "" if batch else "; of the time, from full concurrency to the sample's own rate"
     tail = f"In brackets 95 % intervals over the choice of the sample{time}."
     if batch and priced:

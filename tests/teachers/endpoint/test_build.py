@@ -59,6 +59,17 @@ def test_what_does_not_shape_an_answer_leaves_it() -> None:
     assert build(api_key_env="K", max_concurrency=2, timeout_seconds=1.0, max_attempts=1, batch=True).fingerprint == build().fingerprint
 
 
+def test_one_call_of_the_api_is_no_base_url() -> None:
+    with pytest.raises(BadInput, match=r"teacher\.base_url: .*leave /chat/completions out"):
+        build_endpoint_teacher(EndpointTeacherSpec(base_url="http://h/v1/chat/completions/", model="m"))
+
+
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated() -> None:
+    with pytest.raises(BadInput, match=r"teacher\.api_key_env: is no name of a variable") as refused:
+        build(api_key_env="sk-secret-0123456789")
+    assert "secret" not in str(refused.value)
+
+
 def test_no_address_is_refused_by_its_place() -> None:
     with pytest.raises(BadInput, match=r"teacher\.base_url"):
         build_endpoint_teacher(EndpointTeacherSpec(base_url="ftp://h", model="m"))

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stillroom.core.chat import CHAT, ChatRequest, Failure, Reply, Usage, to_block
+from stillroom.core.chat import CHAT, ChatParameters, ChatRequest, Failure, Reply, Usage, to_block
 from stillroom.core.errors import BadInput, StageFailed
 from stillroom.core.fingerprint import fingerprint
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.knowledge.verify import verify
 from stillroom.teachers.endpoint import client as client_module
+from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.breaker import EndpointStopped
 from stillroom.teachers.endpoint.budget import Budget, Meter, Prices, Spending
 from stillroom.teachers.endpoint.client import EndpointClient
@@ -353,6 +356,60 @@ ask_all(KnowledgeStore({str(tmp_path)!r}), endpoint, rows, prices=Prices(1, 10),
     assert spent.prompt_tokens > 4 * 256  # those that were out count at their most
 
 
+INTERRUPTED = """
+import sys
+from stillroom.core.chat import ChatParameters, ChatRequest
+from stillroom.knowledge.store import KnowledgeStore
+from stillroom.teachers.endpoint.address import Endpoint
+from stillroom.teachers.endpoint import durable
+durable.PARTING_SECONDS = 600.0
+p = ChatParameters("m", max_tokens=8)
+rows = [ChatRequest(({"role": "user", "content": f"row {i}"},), p) for i in range(200)]
+with KnowledgeStore(sys.argv[1]) as store:
+    durable.ask_all(store, Endpoint(sys.argv[2], max_concurrency=6), rows, listen=lambda standing: print(standing, flush=True))
+"""
+
+
+def interrupted(folder: Path, server: Any) -> subprocess.Popen[str]:
+    """A run that gets Ctrl-C once 6 requests are out, of which 26 were sent."""
+    listening = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - a background suite ignores it
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(folder), server.base_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=listening,
+    )  # fmt: skip
+    while server.in_flight < 6 or server.number < 26:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    return process
+
+
+def test_an_interrupted_run_keeps_what_it_had_sent(tmp_path: Path, serve: Make, endpoint: Make) -> None:
+    server = serve(lambda number, body: {"latency": 1.0 if number >= 20 else 0.0})
+    out, err = interrupted(tmp_path, server).communicate(timeout=60)
+    assert "KeyboardInterrupt" in err
+    assert "waiting for what was sent" in out
+    assert server.number == sum(server.answered.values()) == 26
+    p = ChatParameters("m", max_tokens=8)
+    rows = [ChatRequest(({"role": "user", "content": f"row {i}"},), p) for i in range(200)]
+    server.script = lambda number, body: {}
+    with KnowledgeStore(tmp_path) as store:
+        ended = ask_all(store, Endpoint(server.base_url), rows)
+    assert (ended.answered, ended.asked, max(server.answered.values())) == (200, 174, 1)
+
+
+def test_a_second_interrupt_waits_for_nothing(tmp_path: Path, serve: Make) -> None:
+    server = serve(lambda number, body: {"latency": 300.0 if number >= 20 else 0.0})
+    process = interrupted(tmp_path, server)
+    assert process.stdout is not None
+    while "waiting for what was sent" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)  # not the 300 seconds that the answers take, nor the 600 that it would wait
+    with KnowledgeStore(tmp_path) as store:
+        assert len(list(store)) >= 20
+
+
 def test_a_dry_run_tells_what_it_will_cost_and_wastes_nothing(
     store: KnowledgeStore, serve: Make, endpoint: Make, make_requests: Make
 ) -> None:
@@ -412,3 +469,9 @@ def test_verify_finds_a_damaged_answer(store: KnowledgeStore, make_requests: Mak
     store.put_blocks([row.key("host/v1")], [b'{"format": "stillroom/chat@1", "attem'], [row.facts("host/v1")])
     (problem,) = verify(store).problems
     assert "stored answer is damaged" in problem
+
+
+def test_how_a_run_stands_fits_in_a_line_and_names_no_price_that_nobody_gave() -> None:
+    standing = Standing(12_345, 1200, 2, retries=3, spent=Spending(1205, 80_000, 4_000), rate=2.0)
+    assert str(standing) == "1,202 of 12,345 rows, 2.0/s, 2 failed, 3 retries, 84,000 tokens, 93 min left"
+    assert ", 84,000 tokens, 0.0250 USD, " in str(replace(standing, spent=Spending(1205, 80_000, 4_000, 25 * 10**9)))

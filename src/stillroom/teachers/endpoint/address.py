@@ -43,6 +43,14 @@ class Endpoint:
             raise BadInput.at(
                 place, "it carries a user, a query or a fragment; give scheme, host and path alone, and the key by api_key_env."
             )
+        if parts.path.rstrip("/").endswith("/chat/completions"):
+            raise BadInput.at(place, f"{self.base_url!r} names one call of the API; leave /chat/completions out.")
+        if self.api_key_env is not None and not self.api_key_env.isidentifier():
+            # Not shown: it may be the key.
+            raise BadInput.at(
+                "teacher.api_key_env",
+                "is no name of a variable; put the key into one, such as MY_KEY, and give its name: a job file holds no key.",
+            )
         if self.max_concurrency < 1 or self.timeout_seconds <= 0 or self.max_attempts < 1 or self.max_response_bytes < 1:
             raise BadInput.at("teacher", "max_concurrency, timeout_seconds, max_attempts and max_response_bytes must be above zero.")
 

@@ -80,6 +80,7 @@ class EndpointClient:
         Raises:
             EndpointStopped: going on makes no sense.
             BudgetReached: the next attempt might cost more than is left.
+            Closed: the gate was closed before the next attempt.
         """
         body = request.body()
         most = self.meter.most(request, len(body))
