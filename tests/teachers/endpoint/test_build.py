@@ -9,8 +9,7 @@ import pytest
 from stillroom.core.errors import BadInput
 from stillroom.spec.endpoint import BudgetSpec
 from stillroom.spec.teacher import EndpointTeacherSpec
-from stillroom.teachers.endpoint.batch import PRICE_FACTOR
-from stillroom.teachers.endpoint.budget import Budget, Prices
+from stillroom.teachers.endpoint.budget import BATCH_PRICE_FACTOR, Budget, Prices
 from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_teacher
 
 
@@ -42,7 +41,7 @@ def test_every_setting_arrives() -> None:
         5,
     )
     assert (made.structured, made.asked_again, made.prices, made.budget) == ("tool", 0, Prices(1.5, 2.0), Budget(1.0, 2, 3))
-    assert (made.batch, made.price_factor, build().price_factor) == (True, PRICE_FACTOR, 1.0)
+    assert (made.batch, made.price_factor, build().price_factor) == (True, BATCH_PRICE_FACTOR, 1.0)
     assert '"max_tokens":7' in made.parameters.json
     assert '"seed_":1' in made.parameters.json
 

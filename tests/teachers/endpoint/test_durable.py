@@ -26,11 +26,12 @@ from stillroom.knowledge.verify import verify
 from stillroom.teachers.endpoint import client as client_module
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.breaker import EndpointStopped
-from stillroom.teachers.endpoint.budget import Budget, Meter, Prices, Spending
+from stillroom.teachers.endpoint.budget import Budget, Prices, Spending
 from stillroom.teachers.endpoint.client import EndpointClient
 from stillroom.teachers.endpoint.durable import ask_all, ask_all_async, stored_outcomes
 from stillroom.teachers.endpoint.estimate import dry_run
 from stillroom.teachers.endpoint.ledger import SPENDING, numbered_entry, spent_so_far
+from stillroom.teachers.endpoint.meter import Meter
 from stillroom.teachers.endpoint.standing import Standing
 from stillroom.teachers.endpoint.writer import GroupWriter
 

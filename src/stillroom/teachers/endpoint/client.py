@@ -12,9 +12,10 @@ from typing import Self
 from stillroom.core.chat import ChatRequest, Failure, Reply
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.breaker import Breaker
-from stillroom.teachers.endpoint.budget import NOTHING, BudgetReached, Meter, Spending
+from stillroom.teachers.endpoint.budget import NOTHING, Spending
 from stillroom.teachers.endpoint.gate import Gate
 from stillroom.teachers.endpoint.limits import Ticket
+from stillroom.teachers.endpoint.meter import BudgetReached, Meter
 from stillroom.teachers.endpoint.pool import for_each
 from stillroom.teachers.endpoint.transport import Transport
 from stillroom.teachers.endpoint.wire import AttemptFailed, allowances, parse_reply, refusal

@@ -13,10 +13,11 @@ from stillroom.core.chat import ChatRequest, Failure, Reply, from_block
 from stillroom.core.errors import StageFailed
 from stillroom.core.protocols import BlockStore
 from stillroom.teachers.endpoint.address import Endpoint
-from stillroom.teachers.endpoint.budget import Budget, BudgetReached, Meter, Prices
+from stillroom.teachers.endpoint.budget import Budget, Prices
 from stillroom.teachers.endpoint.client import EndpointClient
 from stillroom.teachers.endpoint.gate import Closed
 from stillroom.teachers.endpoint.ledger import spent_so_far
+from stillroom.teachers.endpoint.meter import BudgetReached, Meter
 from stillroom.teachers.endpoint.pool import for_each
 from stillroom.teachers.endpoint.rows import ROWS_AT_ONCE, Row, Rows, lookup
 from stillroom.teachers.endpoint.standing import Listen, RecentRate, Standing, tell
