@@ -122,7 +122,7 @@ def _batch(frame: pd.DataFrame, columns: tuple[Column, ...], spec: DataSpec, tar
         _check_text(features[named], place)
     values: NDArray[Any] | None = None
     if place != _POOL and task == "spans":
-        values = read_spans(frame, target, text=spec.text, tokens=spec.tokens, place=place)
+        values = read_spans(frame, target, texts=features.iloc[:, 0].tolist(), tokens=spec.tokens, place=place)
     elif place != _POOL:
         values = read_labels(frame[target], place=place) if task == "classification" else read_values(frame[target], place=place)
     groups, times = None, None

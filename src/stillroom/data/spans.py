@@ -29,14 +29,15 @@ def join_words(column: pd.Series[Any], *, place: str) -> pd.Series[Any]:
     return pd.Series(rows, dtype=object, name=column.name)
 
 
-def read_spans(frame: pd.DataFrame, target: str, *, text: str | None, tokens: str | None, place: str) -> NDArray[Any]:
+def read_spans(frame: pd.DataFrame, target: str, *, texts: Sequence[Any], tokens: str | None, place: str) -> NDArray[Any]:
     """(n,) object array: the spans of each row, in the order of the text.
 
     Beside a text: a list of {"start", "end", "label"}, characters from 0, the end excluded; [] where there are none. Beside words: a tag
     for each of them, B-LABEL, I-LABEL or O (IOB1, BIOES and BILOU too). In CSV either is JSON.
 
     Args:
-        text, tokens: the column of texts, or of lists of words; one of them.
+        texts: as the student reads them.
+        tokens: the column of lists of words; None where the target tells positions in the texts.
 
     Raises:
         BadInput: names the row: a span out of range, empty, without a label or over another; no tag, or another number of them than words.
@@ -45,10 +46,10 @@ def read_spans(frame: pd.DataFrame, target: str, *, text: str | None, tokens: st
     def spans(row: int, words: Any, cell: Any) -> tuple[Span, ...]:
         where = f"{place}, row {row}"
         if tokens is None:
-            return _spans("" if words is None or words != words else str(words), _listed(cell, where, target), f"{where}, {target!r}")
+            return _spans(words, _listed(cell, where, target), f"{where}, {target!r}")
         return _tagged(_words(words, where), _listed(cell, where, target), f"{where}, {target!r}")
 
-    named = frame[str(tokens or text)]
+    named = texts if tokens is None else frame[tokens]
     rows = (spans(row, *cells) for row, cells in enumerate(zip(named, frame[target], strict=True), start=1))
     return np.fromiter(rows, dtype=object, count=len(frame))
 

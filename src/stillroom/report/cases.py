@@ -12,12 +12,11 @@ _SHOWN_CELLS = 4
 def case(d: Disagreement, task: str) -> dict[str, Any]:
     """One of them, as the page shows it."""
     classifies = task not in ("tabular-regression", "language-model")
-    if task == "sequence-labelling":
-        size = f"{d.size:.0f} of their spans differ"
-    elif classifies:
-        size = f"distance {d.size:.2f}"
-    else:
-        size = f"{d.size:.4g} {'nats a token ' if task == 'language-model' else ''}apart"
+    sizes = {
+        "language-model": f"{d.size:.4g} nats a token apart",
+        "sequence-labelling": f"{d.size:.0f} of their spans differ",
+        "tabular-regression": f"{d.size:.4g} apart",
+    }
     answers = []
     for arm, answer in (("teacher", d.teacher), ("student", d.student), ("control", d.control)):
         if answer is not None:
@@ -31,7 +30,7 @@ def case(d: Disagreement, task: str) -> dict[str, Any]:
         "label_is": "length" if task == "language-model" else "label",
         "label": d.label,
         "answers": answers,
-        "size": size,
+        "size": sizes.get(task, f"distance {d.size:.2f}"),
         "text": cells[0][1] if len(cells) == 1 else None,
         "summary": f"{summary}, and {more} more" if more > 0 else summary,
         "cells": cells,
