@@ -97,8 +97,10 @@ def show(browser: Any, html: str, folder: Path, *, size: str = "desktop", scheme
 
 
 def requested(browser: Any) -> set[str]:
+    """What the page asked for; not what the browser's own first page still loads."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    urls = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    return {url for url in urls if not url.startswith("chrome://")}
 
 
 @pytest.mark.parametrize("size", ["desktop", "phone"])
