@@ -170,7 +170,7 @@ def body(message: str, **fields: Any) -> bytes:
     return json.dumps({"error": {"message": message, **fields}}).encode()
 
 
-PAGE = {"body": b"<!doctype html><p>Welcome\x1b[31m</p>", "type": "text/html"}
+PAGE = {"body": b"<!doctype html><p>Welcome\x07\x1b[31m</p>", "type": "text/html"}
 STOPS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong key 401": (
         {"status": 401, "body": body(f"Incorrect API key {KEY}")},

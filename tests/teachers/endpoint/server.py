@@ -94,8 +94,8 @@ class Server:
         self.add_routes(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, backlog=4096, ssl_context=self._tls)
-        await site.start()
+        self._site: web.TCPSite | None = web.TCPSite(runner, "127.0.0.1", self.port, backlog=4096, ssl_context=self._tls)
+        await self._site.start()
         self.port = runner.addresses[0][1]
         self._started.set()
         print(self.port, flush=True)
@@ -131,8 +131,10 @@ class Server:
         if act.get("latency"):
             await asyncio.sleep(act["latency"])
         transport = request.transport
-        if act.get("end"):
-            self._stop.set()
+        if act.get("end") and self._site is not None:
+            site, self._site = self._site, None
+            await site.stop()  # nobody gets in any more, and who is at the door is shut out with the rest
+            self._loop.call_later(0.1, self._stop.set)
         if act.keys() & {"drop", "end"}:
             if transport is not None:
                 transport.abort()
