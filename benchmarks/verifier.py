@@ -23,10 +23,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from stillroom.core.responses import AcceptRate
 from stillroom.pipeline.report import environment
 from stillroom.teachers.checkers import numeric_match
 from stillroom.teachers.final_answers import final_number
-from stillroom.teachers.rejection import AcceptRate, Sample, Verified, accept_rates, kept, verify
+from stillroom.teachers.rejection import Sample, Verified, accept_rates, kept, verify
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)

@@ -15,10 +15,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: its kernels run on any machine, line by line
 
 _NEEDS_AIOHTTP = [
+    "pipeline/test_endpoint_bad_input.py",
     "pipeline/test_endpoint_job.py",
     "pipeline/test_generate_job.py",
+    "pipeline/test_responses_job.py",
     "pipeline/test_sequence_labelling_job.py",
     "teachers/endpoint",
+    "teachers/test_responses.py",
     "teachers/synthesis/test_fill.py",
     "teachers/tasks",
 ]

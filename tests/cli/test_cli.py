@@ -229,6 +229,9 @@ def test_init_writes_a_job_for_a_server_whose_address_is_given(tmp_path: Path) -
     refused = stillroom("init", "mine.yaml", *given, folder=tmp_path)
     assert refused.returncode == 2
     assert "--model: is missing" in refused.stderr
+    layers = stillroom("init", "mine.yaml", *given, "--model", "m", "--student", "teacher-layers", folder=tmp_path)
+    assert layers.returncode == 2
+    assert "--student: = 'teacher-layers' is made of the teacher's weights" in layers.stderr
     written = stillroom("init", "mine.yaml", *given, "--model", "m: 1", folder=tmp_path)
     assert written.returncode == 0, written.stderr
     job = yaml.safe_load((tmp_path / "mine.yaml").read_text())

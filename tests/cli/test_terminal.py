@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from stillroom.cli import terminal as module
-from stillroom.cli.terminal import Terminal, duration
+from stillroom.cli.terminal import Terminal
+from stillroom.core.duration import duration
 
 
 def speaking(*, every: float = 0.05, is_terminal: bool = False) -> tuple[Terminal, io.StringIO]:
@@ -105,3 +106,15 @@ def test_work_that_knows_more_than_counts_is_told_in_its_own_words() -> None:
         told = terminal.task("asking the teacher")
         told(3, 10, "3 of 10 rows, 1.5/s, 0 failed, 2 retries, 77 tokens, 0.0001 USD, 5 s left")
         until(lambda: "asking the teacher: 3 of 10 rows, 1.5/s, 0 failed, 2 retries, 77 tokens, 0.0001 USD, 5 s left" in said.getvalue())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_nothing_is_cut_off_on_a_narrow_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHOWN_AFTER_SECONDS", 0.0)
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, record=True)
+    terminal = Terminal(console)
+    words = "1,117 of 4,978 rows, 176.3/s, 0 failed, 12 retries, 827,025 tokens, 0.1247 USD, 22 s left"
+    terminal.task("asking the teacher")(1117, 4978, words)
+    console.print(*terminal._bars.get_renderables())
+    shown = console.export_text()
+    assert [word for word in words.split() if word not in shown] == []

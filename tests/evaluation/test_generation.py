@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stillroom.core.records import Measure
-from stillroom.evaluation.generation import distinct, generation_measures, self_similarity
+from stillroom.evaluation.generation import distinct, generation_measures, right_answers, self_similarity
 
 
 def texts(num_words: int, seed: int, num: int = 40) -> list[str]:
@@ -103,3 +103,22 @@ def test_exact_match_is_the_share_of_right_answers_by_the_callers_rule() -> None
     assert perfect.low is not None
     assert perfect.low < 0.7, "four right answers of four prove little"
     assert generation_measures(greedy=greedy) == []
+
+
+def test_right_answers_are_counted_with_what_is_kept_of_the_teachers_and_judged() -> None:
+    """The student is right on 36 of 60, the control on 12 of them, the teacher on 48."""
+    references = [str(n) for n in range(60)]
+
+    def right_on(share: int) -> list[str]:
+        return [text if n % 10 < share else f"{text}!" for n, text in enumerate(references)]
+
+    greedy = {"teacher": [right_on(8)], "student": [right_on(6)] * 2, "control": [right_on(2)] * 2}
+    found, verdict = right_answers(greedy, references, lambda text, reference: text == reference, measure="passed", resamples=500)
+    values = {(m.arm, m.measure): m.value for m in found}
+    assert values["student", "passed"] == pytest.approx(0.6)
+    assert values["student", "retention"] == pytest.approx(0.75)
+    assert values["student", "gap_closed"] == pytest.approx((0.6 - 0.2) / (0.8 - 0.2))
+    assert verdict is not None
+    assert (verdict.outcome, verdict.measure, verdict.difference) == ("helped", "passed", pytest.approx(0.4))
+    _, without = right_answers({"student": greedy["student"]}, references, lambda text, reference: text == reference)
+    assert without is None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sklearn.datasets import load_breast_cancer
 
+from stillroom.pipeline.terms import check_job
 from stillroom.spec.load import load_text
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,8 @@ def blocks(text: str) -> list[str]:
 
 
 BLOCKS = blocks(README)
-JOB, LANGUAGE_JOB = [block for block in BLOCKS if block.startswith("task:")]
+JOB, ENDPOINT_JOB, LANGUAGE_JOB, RESPONSES_JOB = [block for block in BLOCKS if block.startswith("task:")]
+(GENERATION,) = [block for block in BLOCKS if block.startswith("generation:")]
 COMMANDS = [line.partition(" #")[0] for block in BLOCKS for line in block.splitlines() if line.startswith("stillroom ")]
 SNIPPETS = [block for block in BLOCKS if "import" in block]
 
@@ -93,17 +95,17 @@ def test_the_language_job_is_a_job(tmp_path: Path) -> None:
     assert (job.task, job.student.layers, job.training.learning_rate) == ("language-model", 8, 3e-4)
 
 
-def test_the_generation_goes_into_the_job_of_a_teacher_behind_an_endpoint(tmp_path: Path) -> None:
-    (generation,) = [block for block in BLOCKS if block.startswith("generation:")]
-    job = load_text(
-        "task: text-classification\n"
-        "data: {source: {kind: file, train: a.csv}, text: text, target: intent}\n"
-        "teacher: {kind: endpoint, base_url: 'http://127.0.0.1:8000/v1', model: m}\n"
-        "specification: {task: Sort., labels: [card_arrival, card_delivery_estimate]}\n"
-        f"student: {{kind: estimator, estimator: logistic-regression}}\n{generation}",
-        tmp_path,
-        "job",
-    )
+def test_the_job_on_responses_is_a_job(tmp_path: Path) -> None:
+    job = load_text(RESPONSES_JOB, tmp_path, "job")
+    assert (job.primary, job.teacher.samples, job.responses and job.responses.check) == ("exact_match", 4, "number")
+    bundled = ROOT / "jobs" / "word-problems-from-endpoint.yaml"
+    assert load_text(bundled.read_text(encoding="utf-8"), bundled.parent, "word-problems").primary == "exact_match"
+
+
+def test_the_endpoint_job_is_right_and_the_generation_goes_into_it(tmp_path: Path) -> None:
+    (tmp_path / "tickets.csv").write_text("text,intent\n")
+    check_job(load_text(ENDPOINT_JOB, tmp_path, "job"))
+    job = load_text(ENDPOINT_JOB + GENERATION, tmp_path, "job")
     assert job.generation is not None
     assert job.generation.axes()["length"] == {"a few words": 0.5, "one sentence": 0.25, "several sentences": 0.25}
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from stillroom.core.errors import BadInput, PolicyRefused
 from stillroom.core.records import Provenance
-from stillroom.lineage.licences import LICENCES
+from stillroom.lineage.licences import LICENCES, find_licence
 from stillroom.lineage.policy import (
+    OFTEN,
     Waiver,
     check_data_licence,
     check_teacher_licence,
@@ -55,6 +56,14 @@ def test_a_waiver_opens_the_way_and_is_shown() -> None:
 def test_an_undeclared_licence_of_weights_from_elsewhere_is_an_error_that_tells_how_to_declare_it() -> None:
     with pytest.raises(BadInput, match=r"teacher\.members\[0\]\.licence: is missing.*acme/x.*licence: unknown"):
         teacher(None, place="teacher.members[0].licence")
+    assert all(find_licence(name) for name in OFTEN)
+
+
+def test_a_refusal_says_when_the_terms_were_read_or_that_nobody_did() -> None:
+    with pytest.raises(PolicyRefused, match=r"read 2026-11-22\.\)"):
+        teacher("openai-terms")
+    with pytest.raises(PolicyRefused, match=r"legal\.mistral\.ai/terms, not re-checked\.\)"):
+        teacher("mistral-terms")
 
 
 @given(st.text(max_size=30))

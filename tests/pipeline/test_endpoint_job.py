@@ -397,7 +397,7 @@ def test_a_dry_run_tells_what_the_run_will_take_and_the_run_keeps_its_answers(se
     assert estimate.prompt_tokens.low <= spent.prompt_tokens <= estimate.prompt_tokens.high
     (tmp_path / "job.yaml").write_text(stillroom.spec.load.dump_job(make(server)))
     out, err = command("label", "job.yaml", "--dry-run", "--run", "run", folder=tmp_path).communicate(timeout=60)
-    assert re.search(r"110 rows, from a sample of 50 .*\n +requests +110 +\(110 to 110\)\n", out), err
+    assert re.search(r"110 rows, those of the test split among them, from a sample of 50 .*\n +requests +110 +\(110 to 110\)\n", out), err
     assert re.search(r"US dollars +0\.0\d+ +\(0\.0\d+ to 0\.0\d+\)", out)
     assert server.number == 110
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stillroom.core.errors import BadInput, PolicyRefused
-from stillroom.pipeline.terms import check_job, check_terms
+from stillroom.pipeline.terms import check_job, check_terms, missing_key
 from stillroom.spec.job import Job
 from stillroom.spec.load import job_from
 
@@ -174,3 +174,15 @@ def test_a_vendors_terms_are_known_by_its_host_and_refused_unless_they_are_waive
     assert (line.source, line.checked_on) == ("https://openai.com/policies/", "2026-11-22")
     with pytest.raises(BadInput, match=r"teacher\.base_url: 'ftp://x'"):
         check_job(job({**teacher, "base_url": "ftp://x", "licence": "mit"}, tmp_path, **sections))
+
+
+def test_a_key_that_is_not_there_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = {"kind": "endpoint", "base_url": "http://h/v1", "model": "m", "licence": "mit", "api_key_env": "SOME_KEY"}
+    data = {"source": {"kind": "file", "train": "rows.csv"}, "target": "y", "text": "x"}
+    asked = job(teacher, tmp_path, task="text-classification", data=data, specification={"task": "Name it."})
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    assert missing_key(asked) == [
+        "teacher.api_key_env: the environment variable 'SOME_KEY' is not set here; nothing can be asked without it."
+    ]
+    monkeypatch.setenv("SOME_KEY", "k")
+    assert missing_key(asked) == []

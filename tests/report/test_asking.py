@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stillroom.core.asking import Asked
 from stillroom.report.asking import TEST_ROWS, TRANSFER_SET, asking_words
 
@@ -26,5 +28,17 @@ def test_every_row_without_an_answer_is_told_with_its_reason() -> None:
     assert asking_words({}) == []
 
 
+def test_what_was_sent_again_and_what_was_wrong_in_batches_is_told() -> None:
+    found = {"ended": 3, "duplicates": 2, "unknown": 0, "silent": 4}
+    again, batches, _ = asking_words({TRANSFER_SET: replace(WHOLE, retries=5, batches=found)})[1:]
+    assert again == "Requests were sent again 5 times, after a fault of the server or the network or a refusal for the rate."
+    assert batches == (
+        "Batches that the vendor has run: 3. In their results: further lines about a row, of which the first valid one counts: 2; "
+        "rows without a line, asked again: 4."
+    )
+    assert "Their results were whole." in asking_words({TRANSFER_SET: replace(WHOLE, batches=dict.fromkeys(found, 0))})[1]
+
+
 def test_the_record_survives_its_json() -> None:
-    assert Asked.from_json(LEFT.to_json()) == LEFT
+    found = replace(LEFT, retries=3, batches={"ended": 1})
+    assert Asked.from_json(found.to_json()) == found

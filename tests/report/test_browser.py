@@ -5,11 +5,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stillroom.core.records import Disagreement
 from stillroom.report.page import render_report
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -95,8 +97,10 @@ def show(browser: Any, html: str, folder: Path, *, size: str = "desktop", scheme
 
 
 def requested(browser: Any) -> set[str]:
+    """What the page asked for; not what the browser's own first page still loads."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    urls = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    return {url for url in urls if not url.startswith("chrome://")}
 
 
 @pytest.mark.parametrize("size", ["desktop", "phone"])
@@ -196,3 +200,11 @@ def test_a_script_in_the_page_would_not_run(browser: Any, run, tmp_path: Path) -
     show(browser, html, tmp_path)
     assert browser.title != "broken in"
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_a_label_without_a_blank_wraps_on_a_phone(browser: Any, run, tmp_path: Path) -> None:
+    label = "balance_not_updated_after_cheque_or_cash_deposit"
+    case = Disagreement({"text": "Where is it?"}, label, label, label, label, 0.9)
+    show(browser, render_report(replace(run, details=replace(run.details, disagreements=(case,)))), tmp_path, size="phone")
+    wide, inner = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= inner == SIZES["phone"][0]

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -209,3 +210,18 @@ def test_when_the_command_has_ended_the_page_says_so_and_stays(browser: Any, ser
     page.wait(lambda: "has ended in the terminal" in page.text("alert"))
     page.at(1)
     assert session.decided() == {}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_certainty_stays_on_one_line(browser: Any, session: Session, size: str) -> None:
+    sure = replace(session.items[0], probs=(1.0, 0.0, 0.0, 0.0, 0.0))
+    with ReviewServer(Session("intents", [sure], session.classes, {}, session.journal, "Ann", "sr1-sample", 7)) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        Page(browser, server, size).at(1)
+        heights = browser.execute_script(
+            "return [...document.querySelectorAll('#answers .num')].map(e => e.getBoundingClientRect().height)"
+        )
+        assert len(set(heights)) == 1
+        wide = "return [...document.querySelectorAll('#answers .num')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert browser.execute_script(wide) == 0
+        server.shutdown()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillroom.core.errors import BadInput
-from stillroom.teachers.checkers import Check, exact_match, numeric_match, schema_checker
+from stillroom.teachers.checkers import Check, exact_match, numeric_match, record_match, schema_checker
 
 
 @pytest.mark.parametrize(
@@ -132,3 +132,24 @@ def test_every_gold_solution_of_gsm8k_passes_and_its_neighbours_fail(shared_data
         solution, _, final = answer.partition("#### ")
         assert numeric_match(answer, final).passed
         assert not numeric_match(f"{solution}#### {int(final.replace(',', '')) + 1}", final).passed
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ('{"a": 1, "b": [true, null]}', True),
+        ('```json\n{"b": [true, null], "a": 1.0}\n```', True),
+        ('{"a": 1, "b": [1, null]}', False),  # to Python, 1 is True
+        ('{"a": 1, "b": [null, true]}', False),
+        ('{"a": 1}', False),
+        ('The record is {"a": 1, "b": [true, null]}', False),
+    ],
+)
+def test_records_are_compared_by_value(answer: str, passes: bool) -> None:
+    check = record_match(answer, '{"a": 1, "b": [true, null]}')
+    assert (check.passed, bool(check.reason)) == (passes, not passes)
+
+
+def test_a_reference_that_is_no_record_is_refused() -> None:
+    with pytest.raises(BadInput, match="compared with a JSON value"):
+        record_match("{}", "none")

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from stillroom.core.responses import AcceptRate
 from stillroom.teachers.checkers import numeric_match
-from stillroom.teachers.rejection import AcceptRate, Sample, Vote, accept_rates, kept, majority_vote, verify
+from stillroom.teachers.rejection import Sample, Vote, accept_rates, kept, majority_vote, verify
 
 SAMPLES = [
     Sample("a", "#### 1", "1", model="big", difficulty="easy"),
@@ -59,3 +60,14 @@ def test_a_vote(responses: list[str], numeric: bool, vote: Vote) -> None:
 def test_a_vote_of_nobody_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         majority_vote([], numeric=True)
+
+
+def test_of_one_examples_samples_the_first_or_the_shortest_is_kept() -> None:
+    def sample(example: str, response: str, rationale: str = "") -> Sample:
+        return Sample(example, response, "7", rationale=rationale)
+
+    samples = [sample("a", "it is 7"), sample("b", "8"), sample("a", "7", "because"), sample("b", "so 7"), sample("a", "= 7")]
+    found = verify(samples, numeric_match)
+    assert kept(found) == [samples[0], samples[2], samples[4], samples[3]]
+    assert kept(found, "first") == [samples[0], samples[3]]
+    assert kept(found, "shortest") == [samples[4], samples[3]], "what is thought counts too"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from stillroom.cli.terminal import Terminal, duration
+from stillroom.cli.terminal import Terminal
+from stillroom.core.duration import duration
 
 if TYPE_CHECKING:
     from stillroom.teachers.endpoint.estimate import Estimate, Range
@@ -35,11 +36,12 @@ def words(estimate: Estimate, *, priced: bool, batch: bool = False) -> str:
         ("time", "as long as the vendor's batches take, a day at most each" if batch else _time(estimate.seconds)),
     ]
     failed = f", {estimate.failed} of them without an answer" if estimate.failed else ""
-    head = f"{estimate.rows} rows, from a sample of {estimate.sampled} that was asked and is kept{failed}:"
+    sample = f"from a sample of {estimate.sampled} that was asked and is kept{failed}"
+    head = f"{estimate.rows:,} rows, those of the test split among them, {sample}:"
     time = "" if batch else "; of the time, from full concurrency to the sample's own rate"
     tail = f"In brackets 95 % intervals over the choice of the sample{time}."
     if batch and priced:
-        tail += "\nThe money is by teacher.prices, which the sample was asked at; what is asked in batches costs half of it."
+        tail += "\nThe money is what batches cost, half of teacher.prices; the sample was asked one by one, at all of it."
     more = "Answers that cannot be used and are asked for anew come on top."
     return "\n".join([head, *(f"  {name:18} {value}" for name, value in found), tail, more])
 

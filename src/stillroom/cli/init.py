@@ -100,6 +100,10 @@ def _student_from(folder: Path, student: str) -> str:
     """The student of a teacher whose weights stay with its server, as a section: an estimator by its short name, else a model."""
     from stillroom.models.estimators import SHORT_NAMES
 
+    if student == STUDENTS["text-classification"]:
+        raise BadInput.at(
+            "--student", f"= {student!r} is made of the teacher's weights, which stay with its server; name a model or an estimator."
+        )
     if student in SHORT_NAMES["classification"]:
         return f"{{kind: estimator, estimator: {student}}}"
     return f"{{kind: huggingface, init: pretrained, model: {json.dumps(_model_from(folder, student))}}}"
@@ -207,7 +211,7 @@ def endpoint_job_text(data: str, target: str, text: str, base_url: str, model: s
         f"  model: {quoted(model)}",
         "  # api_key_env: MY_KEY     # the variable that holds the key",
         "  licence: unknown          # declare the model's: apache-2.0, mit, ...; a vendor's terms are known by its host",
-        "  answers: text             # or logprobs, samples: soft labels",
+        "  answers: text             # or logprobs, samples: soft labels, with objective.temperature 2",
         "  # max_tokens: 16          # of an answer; a budget in usd or tokens needs it",
         "  # prices: {prompt: 0.15, completion: 0.60}  # US dollars per million tokens",
         "specification:",
@@ -216,7 +220,7 @@ def endpoint_job_text(data: str, target: str, text: str, base_url: str, model: s
         "# budget: {usd: 5.0}        # reaching it ends the run; a larger one goes on",
         f"student: {student}  # small and fast: this is what ships",
         "objective:",
-        "  temperature: 2.0          # softens the teacher's probabilities; 1 leaves them",
+        "  temperature: 1.0          # hard answers have no doubt to soften",
         "  hard_label_weight: 0.1    # share of the true labels; 1 never looks at the teacher",
         "evaluation:",
         "  seeds: 3                  # students trained; intervals cover their spread",

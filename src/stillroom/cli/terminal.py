@@ -10,7 +10,9 @@ from types import TracebackType
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
+from stillroom.core.duration import duration
 from stillroom.pipeline.progress import Told
 
 SHOWN_AFTER_SECONDS = 2.0
@@ -25,8 +27,8 @@ class Terminal:
         self._console = console or Console(stderr=True, highlight=False)
         self._bars = _Bars(
             TextColumn("  {task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[state]}", table_column=Column()),  # wraps: what is cut off on a narrow terminal is the money
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
@@ -119,11 +121,3 @@ class _Task:
         rate = (self.done - self.first) / seconds
         pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{duration(1 / rate)} each"
         return f"{counts}, {pace}, about {duration((self.total - self.done) / rate)} left"
-
-
-def duration(seconds: float) -> str:
-    """A time that people take in at a glance: "40 s", "12 min", "3 h 20 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -18,6 +18,9 @@ class Asked:
     off_labels: the mean share of the probability that was not seen on any label; None where answers have no log-probabilities.
     requests, prompt_tokens, completion_tokens, usd: by all attempts on the run's store so far; usd is None where the job names no prices.
     served: what the server called the model, each name once.
+    retries: further attempts at the rows' requests, after a fault of server or network or a refusal for the rate.
+    batches: of all batches so far, how many `ended`; in their results, lines that were `duplicates` or about rows `unknown` to us, and rows
+        that they were `silent` about; {} where the rows go one by one.
     """
 
     rows: int = 0
@@ -31,9 +34,11 @@ class Asked:
     completion_tokens: int = 0
     usd: float | None = None
     served: tuple[str, ...] = ()
+    retries: int = 0
+    batches: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "failed": dict(self.failed), "served": list(self.served)}
+        return {**asdict(self), "failed": dict(self.failed), "batches": dict(self.batches), "served": list(self.served)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Asked:

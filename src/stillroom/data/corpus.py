@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from stillroom.spec.data import DataSpec
 
-_PLACES = {"file": ("data.source.train", "data.source.test"), "hub": ("data.source.split", "data.source.test_split")}
+T = TypeVar("T")
+PLACES = {"file": ("data.source.train", "data.source.test"), "hub": ("data.source.split", "data.source.test_split")}
+"""What names the examples, and the held-out ones, by the kind of the source."""
 _SPLIT = 11
 """Keeps the split's random numbers apart from others drawn from the job's seed."""
 
@@ -37,15 +39,15 @@ def build_corpus(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, *, max_leng
     Raises:
         BadInput: what is wrong with the files, the columns, the rows or the template, each with its place and a remedy.
     """
-    train_place, test_place = _PLACES[spec.source.kind]
+    train_place, test_place = PLACES[spec.source.kind]
     documents = _documents(spec, tokenizer)
     notes: list[str] = []
     everything = documents.pop(train_place)
     if (limit := spec.source.limit if spec.source.kind == "file" else None) is not None and limit < len(everything):
         notes.append(f"A trial on part of the data: {limit} of the {len(everything)} documents of {train_place} (data.source.limit).")
-        everything = _drawn(everything, limit, seed)
-    parts = _split(everything, documents.pop(test_place, None), spec, seed)
-    others = {place.rpartition(".")[2]: _drawn(texts, spec.other_documents, seed) for place, texts in documents.items()}
+        everything = drawn(everything, limit, seed)
+    parts = split(everything, documents.pop(test_place, None), spec, seed)
+    others = {place.rpartition(".")[2]: drawn(texts, spec.other_documents, seed) for place, texts in documents.items()}
 
     def tokenised(part: str, texts: list[MarkedText]) -> Sequences:
         sequences, losses = tokenise(texts, tokenizer, max_length=max_length, place=f"data ({part} documents)")
@@ -86,7 +88,7 @@ def read_prompts(path: Path, spec: DataSpec, *, place: str) -> list[Any]:
     table, column = read_table(path, place=place), spec.messages or spec.prompt or spec.text or "text"
     if column not in table.columns:
         raise BadInput.at(place, f"{path} has no column {column!r}; {nearest(column, table.columns)}")
-    return [_listed(cell) if spec.messages else _text(cell, f"{place}, row {row}") for row, cell in enumerate(table[column], start=1)]
+    return [listed(cell) if spec.messages else text_of(cell, f"{place}, row {row}") for row, cell in enumerate(table[column], start=1)]
 
 
 def _documents(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[MarkedText]]:
@@ -95,7 +97,7 @@ def _documents(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
     if problems := check_files(files, formats=(*FORMATS, *TEXT_FORMATS)):
         raise BadInput(problems)
     found = {}
-    for place, table, name in _hub_tables(spec):
+    for place, table, name in hub_tables(spec):
         found[place] = _from_table(table, name, place, spec, tokenizer)
     return found | {place: _from_file(path, place, spec, tokenizer) for place, path in files.items()}
 
@@ -108,19 +110,19 @@ def _from_file(path: Path, place: str, spec: DataSpec, tokenizer: PreTrainedToke
 
 def _named_files(spec: DataSpec) -> Iterator[tuple[str, str | None]]:
     if spec.source.kind == "file":
-        yield from zip(_PLACES["file"], (spec.source.train, spec.source.test), strict=True)
+        yield from zip(PLACES["file"], (spec.source.train, spec.source.test), strict=True)
     yield from ((f"data.other_domains.{name}", path) for name, path in spec.other_domains.items())
 
 
-def _hub_tables(spec: DataSpec) -> Iterator[tuple[str, pd.DataFrame, str]]:
+def hub_tables(spec: DataSpec) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """(place, rows, what they are called)."""
     source = spec.source
     if source.kind != "hub":
         return
-    for place, split in zip(_PLACES["hub"], (source.split, source.test_split), strict=True):
-        if split is not None:
-            table = read_split(source.id, split=split, subset=source.subset, revision=source.revision, place=place)
-            yield place, table, f"{source.id} ({split})"
+    for place, part in zip(PLACES["hub"], (source.split, source.test_split), strict=True):
+        if part is not None:
+            table = read_split(source.id, split=part, subset=source.subset, revision=source.revision, place=place)
+            yield place, table, f"{source.id} ({part})"
 
 
 def _from_table(table: pd.DataFrame, name: str, place: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[MarkedText]:
@@ -134,13 +136,13 @@ def _rows(table: pd.DataFrame, place: str, spec: DataSpec, tokenizer: PreTrained
     for number, row in enumerate(table.to_dict("records"), start=1):
         where = f"{place}, row {number}"
         if spec.messages:
-            yield conversation(_listed(row[spec.messages]), tokenizer, place=where)
+            yield conversation(listed(row[spec.messages]), tokenizer, place=where)
         elif spec.prompt:
             assert spec.completion, "checked by the job"
-            yield completion(_text(row[spec.prompt], where), _text(row[spec.completion], where))
+            yield completion(text_of(row[spec.prompt], where), text_of(row[spec.completion], where))
         else:
             assert spec.text, "checked by the job"
-            yield plain_text(_text(row[spec.text], where))
+            yield plain_text(text_of(row[spec.text], where))
 
 
 def _plain_documents(path: Path, place: str) -> list[MarkedText]:
@@ -166,12 +168,18 @@ def _blocks(lines: Any) -> list[str]:
     return ["".join(block).strip("\n") for block in blocks if block]
 
 
-def _listed(cell: Any) -> Any:
+def listed(cell: Any) -> Any:
+    """A cell without NumPy."""
     # Parquet hands lists over as arrays.
     return cell.tolist() if isinstance(cell, np.ndarray) else cell
 
 
-def _text(cell: Any, where: str) -> str:
+def text_of(cell: Any, where: str) -> str:
+    """A cell as text; "" where it is blank.
+
+    Raises:
+        BadInput: it is something else.
+    """
     if isinstance(cell, str):
         return cell
     if cell is None or cell != cell:
@@ -179,11 +187,16 @@ def _text(cell: Any, where: str) -> str:
     raise BadInput.at(where, f"holds {cell!r}, no text; name the columns with text in data.")
 
 
-def _split(everything: Sequence[MarkedText], test: list[MarkedText] | None, spec: DataSpec, seed: int) -> dict[str, list[MarkedText]]:
+def split(everything: Sequence[T], test: list[T] | None, spec: DataSpec, seed: int) -> dict[str, list[T]]:
+    """The documents of the parts "train", "test" and "validation", in their order; the last may be empty.
+
+    Raises:
+        BadInput: shares that leave a part empty.
+    """
     num_test = 0 if test is not None else round(spec.split.test * len(everything))
     num_validation = round(spec.split.validation * (len(everything) - num_test))
     if test is None and not num_test:
-        remedy = f"give {_PLACES[spec.source.kind][1]}, or a larger data.split.test"
+        remedy = f"give {PLACES[spec.source.kind][1]}, or a larger data.split.test"
         raise BadInput.at(
             "data.split.test", f"= {spec.split.test} of {len(everything)} documents leaves no document for the test; {remedy}."
         )
@@ -199,7 +212,8 @@ def _split(everything: Sequence[MarkedText], test: list[MarkedText] | None, spec
     return parts if test is None else {**parts, "test": test}
 
 
-def _drawn(documents: list[MarkedText], limit: int, seed: int) -> list[MarkedText]:
+def drawn(documents: list[T], limit: int, seed: int) -> list[T]:
+    """So many of them, in their order."""
     return [documents[row] for row in np.sort(_order(len(documents), seed)[:limit])]
 
 

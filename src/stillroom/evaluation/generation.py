@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from stillroom.core.arms import teacher_of
-from stillroom.core.records import Measure
-from stillroom.evaluation.significance import Estimate, combine, estimate, interval, interval_within
+from stillroom.core.records import Measure, Verdict
+from stillroom.evaluation.significance import Estimate, combine, estimate, interval, interval_within, judge
 from stillroom.evaluation.statistic import Floats, Metric, Statistic, mean_of, ratio
+from stillroom.evaluation.worth import worth
 
 Texts = Mapping[str, Sequence[Sequence[str]]]
 """Arm -> for each training seed a text for each prompt; the prompts are the same for all."""
@@ -49,15 +50,41 @@ def generation_measures(
     """
     found: list[Measure] = []
     if greedy and references is not None:
-        compare = same or (lambda text, reference: text.strip() == reference.strip())
-
-        def right(texts: Sequence[str]) -> Statistic:
-            return mean_of(np.array([compare(*pair) for pair in zip(texts, references, strict=True)]))
-
-        found += _measured(greedy, (Metric("exact_match", True, right, 0.0, 1.0, is_share=True),), confidence, resamples, seed)
+        metric = _share("exact_match", lambda texts: _share_right(texts, references, same or _equal))
+        found += _measured(greedy, (metric,), confidence, resamples, seed)
     if sampled:
         found += _measured(sampled, _DIVERSITY, confidence, resamples, seed)
     return found
+
+
+def right_answers(
+    greedy: Texts,
+    references: Sequence[str],
+    same: Callable[[str, str], bool],
+    *,
+    measure: str = "exact_match",
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[list[Measure], Verdict | None]:
+    """The share of an arm's texts that are right, retention and gap_closed on it (`worth`), and the verdict where both student and
+    control are there; paired over prompts.
+
+    Args:
+        same: same(text, reference).
+        measure: what the share is called.
+    """
+    statistics = {arm: [_share_right(each, references, same) for each in seeds] for arm, seeds in greedy.items()}
+    metric = _share(measure, lambda texts: _share_right(texts, references, same))
+    estimates = estimate(statistics, groups=None, num_rows=len(references), resamples=resamples, seed=seed)
+    found = []
+    for arm, seeds in greedy.items():
+        named = [(measure, interval_within(estimates[arm], metric, confidence)), *worth(arm, estimates, metric, confidence)]
+        found += [Measure(arm, name, each.value, each.low, each.high, len(references), len(seeds)) for name, each in named]
+    if not {"student", "control"} <= greedy.keys():
+        return found, None
+    num_seeds = min(len(greedy["student"]), len(greedy["control"]))
+    return found, judge(estimates["student"], estimates["control"], metric, num_seeds=num_seeds, confidence=confidence)
 
 
 def distinct(texts: Sequence[str], size: int) -> Statistic | None:
@@ -88,6 +115,18 @@ _DIVERSITY = (
     *(Metric(f"distinct_{n}", True, lambda texts, n=n: distinct(texts, n), 0.0, 1.0) for n in (1, 2, 3)),
     Metric("self_similarity", False, self_similarity, 0.0, 1.0),
 )
+
+
+def _equal(text: str, reference: str) -> bool:
+    return text.strip() == reference.strip()
+
+
+def _share_right(texts: Sequence[str], references: Sequence[str], same: Callable[[str, str], bool]) -> Statistic:
+    return mean_of(np.array([same(*pair) for pair in zip(texts, references, strict=True)]))
+
+
+def _share(name: str, statistic: Callable[[Sequence[str]], Statistic]) -> Metric:
+    return Metric(name, True, statistic, 0.0, 1.0, is_share=True)
 
 
 def _measured(texts: Texts, metrics: Sequence[Metric], confidence: float, resamples: int, seed: int) -> Iterator[Measure]:

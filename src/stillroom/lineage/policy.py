@@ -11,7 +11,7 @@ import yaml
 
 from stillroom.core.errors import BadInput, PolicyRefused
 from stillroom.core.provenance import Provenance
-from stillroom.lineage.licences import Licence, find_licence, licence_names
+from stillroom.lineage.licences import NOT_RECHECKED, Licence, find_licence, licence_names
 
 UNKNOWN = "unknown"
 """What a job writes to declare that nobody knows the licence."""
@@ -21,6 +21,9 @@ FITTED_HERE = "fitted here"
 
 PRETRAINED_PACKAGES = ("tabpfn", "tabicl")
 """Estimators of these packages are fitted here but answer with weights that were trained elsewhere."""
+
+OFTEN = ("Apache-2.0", "MIT", "llama3.1", "gemma", "qwen", "deepseek")
+"""Names of the licence table that a person is shown who has named none."""
 
 _RESTRICTION = {"allowed": 0, "conditional": 1, "unknown": 2, "waived": 3, "forbidden": 4}
 
@@ -64,7 +67,7 @@ def check_teacher_licence(
         raise BadInput.at(
             place,
             f"is missing, and the weights of {name!r} come from elsewhere. "
-            f"Give the licence ({', '.join(licence_names()[:6])}, ...), or declare {place}: {UNKNOWN}.",
+            f"Give their licence ({', '.join(OFTEN)}, ...), or declare {place}: {UNKNOWN}.",
         )
     own = Provenance("teacher", name, kind, fingerprint, FITTED_HERE, "allowed")
     if licence is not None:
@@ -141,9 +144,10 @@ def _declared(own: Provenance, licence: str, place: str, waiver: Waiver | None) 
 
 
 def _refusal(own: Provenance, entry: Licence, place: str) -> str:
+    read = f"read {entry.checked_on}" if entry.checked_on != NOT_RECHECKED else NOT_RECHECKED
     return (
         f"{place}: {own.role} {own.name!r} is under {entry.title!r}, which forbids training other models: {entry.conditions[0]} "
-        f"({entry.source}, read {entry.checked_on}.) Choose another {own.role}, or set policy.waiver with reason, signed_by and date."
+        f"({entry.source}, {read}.) Choose another {own.role}, or set policy.waiver with reason, signed_by and date."
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +15,28 @@ from stillroom.core.chat import ChatRequest, Failure, Reply, Usage
 from stillroom.core.errors import StageFailed
 from stillroom.core.protocols import BlockStore
 from stillroom.core.records import Batch
-from stillroom.core.spans import Span
 from stillroom.core.specification import Specification
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.progress import Listener, Silence
 from stillroom.pipeline.work import Work
 from stillroom.spec.teacher import EndpointTeacherSpec
-from stillroom.teachers.endpoint import batch
+from stillroom.teachers.endpoint.batch import ask
+from stillroom.teachers.endpoint.batch_records import BatchRecords
+from stillroom.teachers.endpoint.breaker import EndpointStopped, Unanswered
 from stillroom.teachers.endpoint.budget import Budget
 from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_teacher
 from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
-from stillroom.teachers.tasks.classification import ClassificationQuestion, LabelAnswers, label_texts
+from stillroom.teachers.tasks import rounds
+from stillroom.teachers.tasks.classification import ClassificationQuestion, label_texts
 from stillroom.teachers.tasks.extraction import label_spans, span_requests
-from stillroom.teachers.tasks.rounds import Answers as RowAnswers
 
-Found = TypeVar("Found", bound="LabelAnswers | RowAnswers[tuple[Span, ...]]")
 MOST_UNANSWERED = 0.5
 """Where more than this share of the rows has no answer, something is wrong with the job or the server, and training hides it."""
-_FAILED = "unanswered"
-"""The record that too many rows had no answer: they are asked again then, though they had failed for good."""
+_STOPS = "stops"
+"""The record of askings that ended in an error; see `asked_anew`."""
 _REMEDIES = {
     "truncated": "raise teacher.max_tokens",
     "off-label": "say in specification.task what an answer looks like, and define the labels",
@@ -70,6 +71,11 @@ class Tally:
         return [outcome.usage for _, outcome in self.outcomes.values() if outcome.usage is not None]
 
     @property
+    def retries(self) -> int:
+        attempts = {(each.messages_json, each.seed, each.sample): outcome.attempts for each, outcome in self.outcomes.values()}
+        return sum(attempts.values()) - len(attempts)
+
+    @property
     def served(self) -> tuple[str, ...]:
         models = [outcome.model for _, outcome in self.outcomes.values() if isinstance(outcome, Reply)]
         return tuple(dict.fromkeys(filter(None, models)))
@@ -101,9 +107,10 @@ class ToldAsker(Asker):
 
     def ask(self, requests: Iterable[ChatRequest]) -> Standing:
         rows = list(requests)
-        if not self.ask_failed_again and None not in super().outcomes(rows):
+        settled = (Reply,) if self.ask_failed_again else (Reply, Failure)
+        if all(isinstance(outcome, settled) for outcome in super().outcomes(rows)):
             return Standing(len(rows), len(rows))
-        return batch.ask(
+        return ask(
             self.store, self.endpoint, rows, batch=self.batch, prices=self.prices, budget=self.budget,
             ask_failed_again=self.ask_failed_again, listen=tell(self.listener, len(rows), "asking the teacher"),
         )  # fmt: skip
@@ -113,6 +120,25 @@ class ToldAsker(Asker):
         for request, outcome in zip(rows, super().outcomes(rows), strict=True):
             self.tally.add(request, outcome)
             yield outcome
+
+
+@contextmanager
+def asked_anew(work: Work, what: str) -> Iterator[bool]:
+    """Around the asking of something: whether what failed for good before is asked again.
+
+    It is after every asking, of whatever, that ended because the endpoint was down, or the job or the server wrong: the cause is mended
+    by then, and rows that failed of it would stay lost. A budget that was reached is no such end.
+    """
+    known = read_record(work.folder.record(_STOPS))
+    stops, heeded = known.get("stops", 0), known.get("heeded", {})
+    again = heeded.get(what, 0) < stops
+    try:
+        yield again
+    except (EndpointStopped, Unanswered):
+        work.folder.finish(_STOPS, "", stops=stops + 1, heeded=heeded)
+        raise
+    if again:
+        work.folder.finish(_STOPS, "", stops=stops, heeded={**heeded, what: stops})
 
 
 def tell(listener: Listener, total: int, description: str) -> Callable[[Standing], None]:
@@ -183,51 +209,70 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
     texts, teacher = texts_of(batch), endpoint_of(work)
-    if work.job.kind_of_task == "spans":
-
-        def mentions(asker: Asker) -> RowAnswers[tuple[Span, ...]]:
-            return label_spans(
+    with asking(work, what) as asker:
+        if work.job.kind_of_task == "spans":
+            spans = label_spans(
                 asker, teacher.parameters, specification_of(work), texts, structured=teacher.structured, asked_again=teacher.asked_again
             )
+            values = np.fromiter(spans.values, dtype=object, count=len(texts))
+            return Answers(values, settled(work, asker, what, spans, spans.given_up, rows=len(texts)), asker.tally)
+        labels = label_texts(asker, question_of(work), texts, asked_again=teacher.asked_again)
+        unseen = None if labels.missing is None or np.isnan(labels.missing).all() else float(np.nanmean(labels.missing))
+        asked = settled(work, asker, what, labels.answers, labels.given_up, rows=len(texts), off_labels=unseen)
+        return Answers(labels.probabilities, asked, asker.tally)
 
-        spans, asked, tally = _put(work, len(texts), what, mentions)
-        return Answers(np.fromiter(spans.values, dtype=object, count=len(texts)), asked, tally)
-    labels, asked, tally = _put(
-        work, len(texts), what, lambda asker: label_texts(asker, question_of(work), texts, asked_again=teacher.asked_again)
-    )
-    return Answers(labels.probabilities, asked, tally)
+
+@contextmanager
+def asking(work: Work, what: str) -> Iterator[ToldAsker]:
+    """The job's endpoint, through the job's store, to be asked about `what`."""
+    with asked_anew(work, what) as again, open_store(work) as store:
+        yield asker_of(work, store, ask_failed_again=again)
 
 
-def _put(work: Work, num_rows: int, what: str, ask: Callable[[Asker], Found]) -> tuple[Found, Asked, Tally]:
-    """Ask by way of the job's store and budget; what was found and what it took. Raises as `ask_rows`."""
-    teacher = endpoint_of(work)
-    again = bool(read_record(work.folder.record(_FAILED)).get("again"))
-    with open_store(work) as store:
-        asker = asker_of(work, store, ask_failed_again=again)
-        found = ask(asker)
-        spent = spent_so_far(store)
-    answers, missing = (found.answers, found.missing) if isinstance(found, LabelAnswers) else (found, None)
+def settled(
+    work: Work, asker: ToldAsker, what: str, answers: rounds.Answers[Any], given_up: Mapping[rounds.Reason, int], *, rows: int,
+    off_labels: float | None = None,
+) -> Asked:  # fmt: skip
+    """What is recorded of rows that were put to an `asker`.
+
+    Args:
+        answers: the single answers, one or more a row.
+        given_up: why rows have no answer that can be used, and how many.
+
+    Raises:
+        StageFailed: the budget is reached. Unanswered: too few rows have an answer that can be used.
+    """
+    teacher, spent = endpoint_of(work), spent_so_far(asker.store)
+    batches = BatchRecords(asker.store, teacher.endpoint.name).found() if teacher.batch else {}
     asked = Asked(
-        rows=num_rows,
-        answered=num_rows - found.given_up.total(),
-        failed={str(reason): count for reason, count in found.given_up.items()},
+        rows=rows,
+        answered=rows - sum(given_up.values()),
+        failed={str(reason): count for reason, count in given_up.items()},
         repaired=answers.repaired.total(),
         asked_again=answers.asked_again.total(),
-        off_labels=None if missing is None or np.isnan(missing).all() else float(np.nanmean(missing)),
+        off_labels=off_labels,
         requests=spent.requests,
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,
         usd=None if teacher.prices is None else spent.usd,
         served=asker.tally.served,
+        retries=asker.tally.retries,
+        batches=dict(batches),
     )
-    if not found.complete:
+    if not answers.complete:
         raise StageFailed(_budget_words(teacher.budget, asked, answers.waiting, what))
-    if num_rows - asked.answered > MOST_UNANSWERED * num_rows:
-        work.folder.finish(_FAILED, "", again=True)
-        raise StageFailed(_unanswered_words(asked, what))
-    if again:
-        work.folder.finish(_FAILED, "", again=False)
-    return found, asked, asker.tally
+    if rows - asked.answered > MOST_UNANSWERED * rows:
+        raise Unanswered(_unanswered_words(asked, what))
+    return asked
+
+
+def every_request(work: Work) -> list[ChatRequest]:
+    """What a whole run asks: about the training rows, the pool and the test rows, equal ones once."""
+    from stillroom.pipeline.label import pool_of
+
+    data = work.dataset
+    batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
+    return requests_of(work, list(dict.fromkeys(text for batch in batches for text in texts_of(batch))))
 
 
 def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:

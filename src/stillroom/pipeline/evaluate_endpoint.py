@@ -47,7 +47,8 @@ def _class_shares(work: Work) -> NDArray[np.float64]:
 
 
 def _costs(work: Work, answers: Answers) -> list[Measure]:
-    prices, usage = endpoint_of(work).prices, answers.tally.usage
+    teacher, usage = endpoint_of(work), answers.tally.usage
+    prices = None if teacher.prices is None else teacher.prices.times(teacher.price_factor)
     return endpoint_cost(
         "teacher",
         seconds=answers.tally.seconds,

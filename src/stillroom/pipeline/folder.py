@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "knowledge"
 
     @property
+    def responses(self) -> Path:
+        """What a teacher behind an endpoint wrote to each training prompt, and what became of it."""
+        return self.path / "responses.jsonl"
+
+    @property
     def generated(self) -> Path:
         """Examples that were written for the job, the plan with its coverage, their quality."""
         return self.path / "generated"

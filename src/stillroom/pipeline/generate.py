@@ -75,8 +75,10 @@ def generate(work: Work) -> None:
     if done is not None:
         return
     folder.begin(GENERATE)
-    with counted(folder.count(GENERATE), inputs) as seconds:
-        made = _write(work, around)
+    from stillroom.pipeline.asking import asked_anew
+
+    with counted(folder.count(GENERATE), inputs) as seconds, asked_anew(work, EXAMPLES) as again:
+        made = _write(work, around, again)
         work.listener.say(summary(made)[0])
         _require_some(work, made)
         folder.finish(GENERATE, inputs, accepted=made.accepted, seconds=seconds())
@@ -85,6 +87,7 @@ def generate(work: Work) -> None:
 def _require_some(work: Work, made: Generated) -> None:
     """Raises StageFailed where the budget ended the stage, or nothing could be used: a run must not go on without what it asks for."""
     from stillroom.pipeline.asking import budget_reached, endpoint_of
+    from stillroom.teachers.endpoint.breaker import Unanswered
 
     if not made.complete:
         found = f"{made.accepted} of {made.planned} examples are there"
@@ -93,7 +96,7 @@ def _require_some(work: Work, made: Generated) -> None:
     if not made.accepted:
         failed = ", ".join(f"{count} {reason}" for counts in (made.unusable, made.removed) for reason, count in counts.items())
         remedy = "try teacher.structured: prompt, or tool" if made.unusable else "say in generation.vary what should differ"
-        raise StageFailed(f"generate: none of {made.planned} examples could be used ({failed}); {remedy}.")
+        raise Unanswered(f"generate: none of {made.planned} examples could be used ({failed}); {remedy}.")
 
 
 def _around(work: Work) -> Around:
@@ -146,7 +149,7 @@ def _inputs(work: Work, around: Around) -> str:
     return fingerprint(GENERATE, __version__, job.seed, teacher, section, facts, list(around.real), list(around.evaluation))
 
 
-def _write(work: Work, around: Around) -> Generated:
+def _write(work: Work, around: Around, again: bool) -> Generated:
     from stillroom.data.removal import Removal
     from stillroom.pipeline.asking import open_store
     from stillroom.teachers.endpoint.ledger import spent_so_far
@@ -158,7 +161,7 @@ def _write(work: Work, around: Around) -> Generated:
     known = [*around.real, *(example.input for example in around.specification.examples)]
     removal = Removal(around.evaluation, known, remove.near_duplicates, remove.min_words, remove.max_words, remove.languages)
     with open_store(work) as store:
-        writer = _writer(work, store, around.specification)
+        writer = _writer(work, store, around.specification, again)
         filled = fill(writer, plan, removal.reasons, rounds=spec.rounds, per_request=spec.per_request, seed=job.seed)
         spent = spent_so_far(store)
         store.seal()
@@ -167,7 +170,7 @@ def _write(work: Work, around: Around) -> Generated:
     return made
 
 
-def _writer(work: Work, store: BlockStore, specification: Specification) -> Writer:
+def _writer(work: Work, store: BlockStore, specification: Specification, again: bool) -> Writer:
     from stillroom.pipeline.asking import asker_of, endpoint_of
     from stillroom.teachers.synthesis.fill import Writer
 
@@ -179,7 +182,7 @@ def _writer(work: Work, store: BlockStore, specification: Specification) -> Writ
         teacher.parameters, temperature=spec.sampling_temperature, top_logprobs=None, max_tokens=None if renamed else spec.max_tokens,
         extra={**teacher.parameters.extra, **({"max_completion_tokens": spec.max_tokens} if renamed else {})},
     )  # fmt: skip
-    return Writer(asker_of(work, store), parameters, specification, teacher.structured, teacher.asked_again)
+    return Writer(asker_of(work, store, ask_failed_again=again), parameters, specification, teacher.structured, teacher.asked_again)
 
 
 def _quality(job: Job, plan: Plan, filled: Filled, spent: Spending, around: Around) -> Generated:

@@ -106,6 +106,10 @@ class StudentPredictor:
         from stillroom.pipeline.language.predict import write_texts
 
         assert isinstance(self._predictor, LanguagePredictor), "what a language job trains"
+        if self.job.learns_responses and self.job.data.messages is None and not isinstance(prompts, str):
+            from stillroom.data.exchanges import before_answer
+
+            prompts = [before_answer(prompt) if isinstance(prompt, str) and prompt.strip() else prompt for prompt in prompts]
         return write_texts(
             self._predictor, prompts, is_chat=self.job.data.messages is not None, new_tokens=new_tokens, temperature=temperature,
             top_p=top_p, seed=seed, progress=progress,

@@ -13,6 +13,7 @@ from stillroom.core.asking import Asked
 from stillroom.core.files import write_json, write_text
 from stillroom.core.fingerprint import folder_fingerprint
 from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck
+from stillroom.core.responses import Accepted
 from stillroom.core.review import ReviewFinding
 from stillroom.lineage.record import lineage_record, package_versions
 from stillroom.pipeline.evaluate import test_reads
@@ -38,9 +39,8 @@ def report(work: Work) -> None:
     review = review_finding(work, transfer) if work.dataset.task == "classification" else None
     num_corrected = len(corrected_rows(work, transfer))
     notes = _notes(work, transfer.num_labelled, len(transfer.batch), num_corrected)
-    found = Found(
-        exported.evidence, notes, transfer.leak, transfer.calibration, exported.parity, _asking(work), review, num_corrected
-    )  # fmt: skip
+    asking = read_asking(work, TRANSFER_SET, TEST_ROWS)
+    found = Found(exported.evidence, notes, transfer.leak, transfer.calibration, exported.parity, asking, review, num_corrected)
     write_report(work, found)
 
 
@@ -56,6 +56,7 @@ class Found:
     asking: Mapping[str, Asked] = field(default_factory=dict)
     review: ReviewFinding | None = None
     corrected_rows: int = 0
+    responses: Accepted | None = None
 
 
 def write_report(work: Work, found: Found) -> None:
@@ -81,6 +82,7 @@ def write_report(work: Work, found: Found) -> None:
         parity=found.parity,
         asking=found.asking,
         review=found.review,
+        responses=found.responses,
         notes=found.notes,
         seconds={
             stage: record["seconds"]
@@ -95,11 +97,11 @@ def write_report(work: Work, found: Found) -> None:
     write_text(folder.card, render_card(data))
 
 
-def _asking(work: Work) -> dict[str, Asked]:
-    """How a teacher behind an endpoint answered, as the stages recorded it."""
+def read_asking(work: Work, training: str, test: str) -> dict[str, Asked]:
+    """How a teacher behind an endpoint answered, as the stages recorded it, by what it was asked for: `training`, `test`."""
     records = {
-        TRANSFER_SET: work.folder.done("label", work.inputs("label")),
-        TEST_ROWS: work.folder.done("asked-test", work.inputs("evaluate")),
+        training: work.folder.done("label", work.inputs("label")),
+        test: work.folder.done("asked-test", work.inputs("evaluate")),
     }
     return {what: Asked.from_json(record["asked"]) for what, record in records.items() if record and "asked" in record}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,14 @@ def check_job(job: Job) -> Terms:
     if problems:
         raise BadInput(problems)
     return terms
+
+
+def missing_key(job: Job) -> list[str]:
+    """That the endpoint's key is not there, as a note: another machine may have it, and a job whose answers are stored needs none."""
+    name = job.teacher.api_key_env if isinstance(job.teacher, EndpointTeacherSpec) else None
+    if name is None or os.environ.get(name, "").strip():
+        return []
+    return [f"teacher.api_key_env: the environment variable {name!r} is not set here; nothing can be asked without it."]
 
 
 def check_terms(

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 def family(job: Job, module: str) -> Any:
     """A module of the job's family of tasks: language models walk the same stages by other means. Only what is walked is imported."""
-    package = "stillroom.pipeline.language" if job.task == "language-model" else "stillroom.pipeline"
-    return import_module(f"{package}.{module}")
+    package = ".responses" if job.learns_responses else ".language" if job.task == "language-model" else ""
+    return import_module(f"stillroom.pipeline{package}.{module}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,14 @@ class Work:
         stages before it. An `arm` of another teacher's has that teacher's section among them, and the main arms have not."""
         job, other = self.job, other_teacher(arm)
         sections: dict[str, list[Any]] = {
-            "label": [job.task, job.seed, _answering(job.teacher), _asked(job.labelling), *_given(job.specification)],
+            "label": [
+                job.task,
+                job.seed,
+                _answering(job.teacher),
+                _asked(job.labelling),
+                *_given(job.specification),
+                *_given(job.responses),
+            ],
             "student": [job.student, job.objective, job.training],  # one of them: more seeds leave those that are trained
             "train": [job.evaluation.seeds, job.evaluation.control, *([job.other_teachers] if job.other_teachers else [])],
             "evaluate": [job.evaluation, *_given(getattr(job.teacher, "prices", None))],

@@ -9,8 +9,13 @@ from stillroom.core.provenance import Provenance
 from stillroom.report.measures import grouped, shown_share, shown_usd
 
 TRANSFER_SET, TEST_ROWS = "rows of the transfer set", "test rows"
-_LEARNT = "The student learns from their labels alone, where they have any."
-_STANDS_IN = "The class shares of the training rows stand in for a missing answer, so that nearly all of them count as wrong."
+RESPONSES, TEST_RESPONSES = "requests for a response to a training prompt", "test prompts"
+_UNANSWERED = {
+    TRANSFER_SET: "The student learns from their labels alone, where they have any.",
+    TEST_ROWS: "The class shares of the training rows stand in for a missing answer, so that nearly all of them count as wrong.",
+    RESPONSES: "The student learns nothing from those.",
+    TEST_RESPONSES: "The teacher counts as having written nothing there.",
+}
 _NO_SPANS = "A missing answer counts as one without a span."
 
 
@@ -20,14 +25,17 @@ def asking_words(asked: Mapping[str, Asked], task: object = "") -> list[str]:
     Args:
         task: the job's.
     """
-    unanswered = {TRANSFER_SET: _LEARNT, TEST_ROWS: _NO_SPANS if task == "sequence-labelling" else _STANDS_IN}
+    unanswered = {**_UNANSWERED, **({TEST_ROWS: _NO_SPANS} if task == "sequence-labelling" else {})}
     words = [_answers(what, found, unanswered[what]) for what, found in asked.items()]
+    if retries := sum(found.retries for found in asked.values()):
+        words.append(f"Requests were sent again {_times(retries)}, after a fault of the server or the network or a refusal for the rate.")
     again = sum(found.asked_again for found in asked.values())
     repaired = sum(found.repaired for found in asked.values())
     if again or repaired:
         words.append(f"Answers that could not be used were asked for anew {_times(again)}; {grouped(repaired)} were repaired.")
     if asked:
-        words.append(_cost(max(asked.values(), key=lambda found: found.requests)))
+        last = max(asked.values(), key=lambda found: found.requests)
+        words += [*_batches(last.batches), _cost(last)]
     return words
 
 
@@ -43,6 +51,23 @@ def _answers(what: str, found: Asked, unanswered: str) -> str:
         return f"All {grouped(found.rows)} {what} were answered.{elsewhere}"
     rows = f"{grouped(found.answered)} of {grouped(found.rows)} {what}"
     return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {unanswered}{elsewhere}"
+
+
+def _batches(found: Mapping[str, int]) -> list[str]:
+    """What came back in batches, and what was wrong with it."""
+    if not found:
+        return []
+    faults = [
+        f"{words}: {grouped(count)}"
+        for name, words in (
+            ("duplicates", "further lines about a row, of which the first valid one counts"),
+            ("unknown", "lines about no row of the batch"),
+            ("silent", "rows without a line, asked again"),
+        )
+        if (count := found[name])
+    ]
+    wrong = f"In their results: {'; '.join(faults)}." if faults else "Their results were whole."
+    return [f"Batches that the vendor has run: {grouped(found['ended'])}. {wrong}"]
 
 
 def _cost(found: Asked) -> str:

@@ -10,6 +10,7 @@ import yaml
 
 from stillroom.core.records import Evidence, Measure, Provenance
 from stillroom.report import words
+from stillroom.report.accept_rates import accept_words
 from stillroom.report.asking import as_served, asking_words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import percent, shown, shown_range, style
@@ -101,7 +102,8 @@ def _results(data: ReportData) -> str:
     rows = next((m.n for m in evidence.measures if style(m.measure).group == "quality"), 0)
     interval = "intervals" if confidence is None else f"{percent(confidence)} intervals"
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *body])
-    control = "`control` is the same student trained on hard labels alone."
+    learnt = "the data's own answers" if data.responses else "hard labels"
+    control = f"`control` is the same student trained on {learnt} alone."
     return f"On {rows} test {words.unit(evidence)}s, in brackets {interval}. {control}\n\n{table}"
 
 
@@ -119,6 +121,7 @@ def _own_limits(data: ReportData) -> list[str]:
         "The student inherits the teacher's errors and biases where it agrees with it; see the groups and disagreements in report.html.",
         *data.notes,
         *asking_words(data.asking, data.setting("task")),
+        *([] if data.responses is None else accept_words(data.responses)),
     ]
     if data.leak is not None and data.leak.leaks and data.setting("labelling", "mode") == "in-sample":
         limits.append(data.leak.message)
@@ -146,13 +149,22 @@ def _training(data: ReportData) -> str:
     facts = [
         ("Teacher", next((value for key in ("estimator", "model", "object", "kind") if (value := data.setting("teacher", key))), None)),
         ("Student", data.setting("student", "estimator") or data.setting("student", "kind")),
-        ("Temperature", data.setting("objective", "temperature")),
-        ("Weight of the hard labels", data.setting("objective", "hard_label_weight")),
-        ("Labelling", data.setting("labelling", "tokens" if data.setting("task") == "language-model" else "mode")),
+        *_objective(data),
         ("Students trained, each with a seed of its own", data.setting("evaluation", "seeds")),
     ]
     calibration = [] if data.calibration is None else [_plain(data.calibration.message)]
     return _bullets([*(f"{name}: {value}" for name, value in facts if value is not None), *calibration, "The whole job is in job.yaml."])
+
+
+def _objective(data: ReportData) -> list[tuple[str, Any]]:
+    """What the student learns from."""
+    if data.responses is not None:
+        return [("Objective", "cross-entropy on the teacher's responses"), ("Check of the responses", data.responses.check)]
+    return [
+        ("Temperature", data.setting("objective", "temperature")),
+        ("Weight of the hard labels", data.setting("objective", "hard_label_weight")),
+        ("Labelling", data.setting("labelling", "tokens" if data.setting("task") == "language-model" else "mode")),
+    ]
 
 
 def _use(data: ReportData) -> str:

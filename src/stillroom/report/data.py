@@ -9,6 +9,7 @@ from typing import Any
 from stillroom.core.asking import Asked
 from stillroom.core.generated import Generated
 from stillroom.core.records import Calibration, Details, Evidence, LeakFinding, ParityCheck, Provenance
+from stillroom.core.responses import Accepted
 from stillroom.core.review import ReviewFinding
 
 
@@ -24,6 +25,7 @@ class ReportData:
         calibration: None where the job asked for none.
         generated: what the teacher wrote for the job; None where it was not asked to.
         asking: "transfer set", "test rows" -> how a teacher behind an endpoint answered them.
+        responses: of a job that learns responses, how many were accepted.
         parity: export format -> its check.
         review: what people found about the teacher's answers; None where nobody has looked.
         notes: findings that a reader must see, one sentence each.
@@ -41,6 +43,7 @@ class ReportData:
     calibration: Calibration | None = None
     asking: Mapping[str, Asked] = field(default_factory=dict)
     generated: Generated | None = None
+    responses: Accepted | None = None
     parity: Mapping[str, ParityCheck] = field(default_factory=dict)
     review: ReviewFinding | None = None
     notes: tuple[str, ...] = ()

@@ -47,6 +47,9 @@ STYLES: dict[str, Style] = {
     "rmse_to_teacher": Style("RMSE to the teacher", "amount", "lower", "fidelity", "in units of the target"),
     "top5_overlap": Style("Overlap of the top 5", "share", "higher", "fidelity", "share of the teacher\u2019s 5 likeliest tokens"),
     "exact_match": Style("Exact match", "share", "higher", "quality", "share of prompts whose greedy answer is the right one"),
+    "passed": Style(
+        "Passed the check", "share", "higher", "quality", "share of prompts whose greedy answer the job\u2019s own code accepts"
+    ),
     "distinct_1": Style("Different words", "share", "", "writing", "share of a text\u2019s words that differ from each other"),
     "distinct_2": Style("Different word pairs", "share", "", "writing", "within a text"),
     "distinct_3": Style("Different word triples", "share", "", "writing", "within a text"),

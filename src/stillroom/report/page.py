@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stillroom.core.arms import other_teacher, teacher_of
-from stillroom.core.records import EVIDENCE_SCHEMA, Disagreement, Evidence, LeakFinding, Measure, Provenance
-from stillroom.report import generated, plots, review, teachers, words
+from stillroom.core.records import EVIDENCE_SCHEMA, Evidence, LeakFinding, Measure, Provenance
+from stillroom.report import accept_rates, cases, generated, plots, review, teachers, words
 from stillroom.report.asking import as_served, asking_words
 from stillroom.report.data import ReportData
 from stillroom.report.measures import GROUP_TITLES, STYLES, explanation, percent, ratio, shown, shown_range, shown_work, style
@@ -26,6 +26,7 @@ ARM_MEANINGS = {
     "teacher": "whom the student learns from",
     "student": "the distilled student, mean over its seeds",
     "control": "the same student on hard labels alone: same budget, same seeds",
+    "untouched": "the student as it came, before any training",
     "student-onnx": "the shipped student as ONNX, run by ONNX Runtime",
 }
 _TEACHERS = {
@@ -62,7 +63,7 @@ _COSTS = (
     "usd_per_1000_rows",
     "generated_tokens_per_second",
 )
-_SHOWN_CELLS = 4
+_ON_ANSWERS = "the same student on the data\u2019s own answers to the same prompts: as many steps, same seeds"
 _OVER_NETWORK = "a model behind an endpoint; its times are those of the real requests, many at once, network included"
 
 
@@ -131,11 +132,12 @@ def _findings(data: ReportData) -> dict[str, Any]:
     disagreements = data.details.disagreements
     task = str(data.setting("task") or "")
     return {
-        "cases": [_case(d, task) for d in disagreements],
-        "cases_summary": _cases_summary(disagreements, task),
+        "cases": [cases.case(each, task) for each in disagreements],
+        "cases_summary": cases.summary(disagreements, task),
         "leak": None if data.leak is None else _leak(data.leak, in_sample=data.setting("labelling", "mode") == "in-sample"),
         "calibration": None if data.calibration is None else data.calibration.message,
         "asking": asking_words(data.asking, data.setting("task")),
+        "responses": accept_rates.section(data.responses),
         "generated": generated.section(data.generated, data.setting("evaluation", "confidence")),
         "review": None if data.review is None else review.section(data.review),
         "parity": [
@@ -160,7 +162,8 @@ def _meaning(arm: str, data: ReportData) -> str:
     """What an arm is, in a clause; "" where its name says it."""
     if not (name := other_teacher(arm)):
         over_network = arm == "teacher" and data.setting("teacher", "kind") == "endpoint"
-        return _OVER_NETWORK if over_network else ARM_MEANINGS.get(arm, "")
+        on_answers = arm == "control" and data.responses is not None
+        return _OVER_NETWORK if over_network else _ON_ANSWERS if on_answers else ARM_MEANINGS.get(arm, "")
     if arm != teacher_of(arm):
         return f"the same student, taught by {teacher_of(arm)}"
     return f"another teacher: {data.setting('other_teachers', name, 'name') or data.setting('other_teachers', name, 'model')}"
@@ -314,52 +317,6 @@ def _slices(data: ReportData, primary: str) -> list[dict[str, Any]]:
             )
         slices.append({"column": column, "rows": rows, "ticks": plots.interval_ticks(primary, axis)})
     return slices
-
-
-def _case(d: Disagreement, task: str) -> dict[str, Any]:
-    classifies = task not in ("tabular-regression", "language-model")
-    sizes = {
-        "language-model": f"{d.size:.4g} nats a token apart",
-        "sequence-labelling": f"{d.size:.0f} of their spans differ",
-        "tabular-regression": f"{d.size:.4g} apart",
-    }
-    answers = []
-    for arm, answer in (("teacher", d.teacher), ("student", d.student), ("control", d.control)):
-        if answer is not None:
-            right = answer == d.label
-            mood, sign = (("right", " \u2713") if right else ("wrong", "")) if classifies else ("", "")
-            answers.append({"arm": arm, "text": answer, "mood": mood, "sign": sign})
-    cells = [(name, cell if cell else "(missing)") for name, cell in d.example.items()]
-    summary = ", ".join(f"{name} {cell}" for name, cell in cells[:_SHOWN_CELLS])
-    more = len(cells) - _SHOWN_CELLS
-    return {
-        "label_is": "length" if task == "language-model" else "label",
-        "label": d.label,
-        "answers": answers,
-        "size": sizes.get(task, f"distance {d.size:.2f}"),
-        "text": cells[0][1] if len(cells) == 1 else None,
-        "summary": f"{summary}, and {more} more" if more > 0 else summary,
-        "cells": cells,
-    }
-
-
-def _cases_summary(cases: tuple[Disagreement, ...], task: str) -> str:
-    if task == "language-model":
-        return (
-            f"The {len(cases)} test documents on which their next-token distributions are furthest apart (mean KL(teacher\u2016student)). "
-            "Beside each arm stands its log loss."
-        )
-    if task == "tabular-regression":
-        return f"The {len(cases)} test rows on which their values are furthest apart."
-    teacher = sum(d.teacher == d.label for d in cases)
-    student = sum(d.student == d.label for d in cases)
-    if task == "sequence-labelling":
-        right = f"The teacher\u2019s are all right on {teacher} of them, the student\u2019s on {student}."
-        return f"The {len(cases)} test texts on which most spans differ. {right}"
-    return (
-        f"The {len(cases)} test rows on which their probabilities are furthest apart (total variation distance, 1 is complete). "
-        f"The teacher\u2019s top class is right on {teacher} of them, the student\u2019s on {student}."
-    )
 
 
 def _leak(leak: LeakFinding, *, in_sample: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stillroom.spec.base import Count, Params, Spec, WebAddress, described
 from stillroom.spec.specification import Words
@@ -25,6 +25,13 @@ class BudgetSpec(Spec):
     usd: Annotated[float, Field(gt=0)] | None = described("US dollars, at teacher.prices.", default=None)
     requests: Count | None = described("Requests sent, retries among them.", default=None)
     tokens: Count | None = described("Tokens of prompts and answers.", default=None)
+
+    @field_validator("usd", "requests", "tokens", mode="before")
+    @classmethod
+    def _allows_something(cls, value: object) -> object:
+        if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+            raise ValueError(f"= {value} allows nothing to be asked; give a number above zero, or leave it out for no bound.")
+        return value
 
 
 class EndpointFields(Spec):
@@ -56,5 +63,5 @@ class EndpointFields(Spec):
     )
     max_concurrency: Count = described("Requests at once, at most; how many really are is learnt.", default=256)
     timeout_seconds: Annotated[float, Field(gt=0)] = described("Of one attempt.", default=120.0)
-    max_attempts: Count = described("Of one request, refusals for the rate not counted.", default=8)
+    max_attempts: Count = described("Of one request, not counted refusals for the rate and connections that could not be made.", default=8)
     extra: Params = described("Further fields of each request's body, as the server takes them.", default={})

@@ -11,14 +11,16 @@ from stillroom.spec.base import ColumnNames, Count, Fraction, Spec, described
 ClassMeasure = Literal["accuracy", "macro_f1", "roc_auc", "log_loss"]
 ValueMeasure = Literal["r2", "mae", "rmse"]
 SpanMeasure = Literal["span_f1", "span_precision", "span_recall", "token_accuracy"]
+WrittenMeasure = Literal["exact_match", "passed"]
 
 
 class EvaluationSpec(Spec):
     """Arms, seeds and intervals."""
 
     control: bool = described("Train the same student on hard labels only, and judge distillation against it.", default=True)
-    primary: ClassMeasure | ValueMeasure | SpanMeasure | None = described(
-        "What the verdict is about; default accuracy, r2 for regression, span_f1 for sequence-labelling, log_loss for language-model.",
+    primary: ClassMeasure | ValueMeasure | SpanMeasure | WrittenMeasure | None = described(
+        "What the verdict is about; default accuracy, r2 for regression, span_f1 for sequence-labelling, log_loss for language-model. "
+        "Where a language model learns checked responses, exact_match with the data's own answers, or passed (the check).",
         default=None,
     )
     seeds: Annotated[int, Field(ge=1, le=100)] = described(

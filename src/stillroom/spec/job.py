@@ -15,9 +15,10 @@ from stillroom.spec.endpoint import BudgetSpec
 from stillroom.spec.evaluation import ClassMeasure, EvaluationSpec, SpanMeasure, ValueMeasure
 from stillroom.spec.export import ExportSpec
 from stillroom.spec.generation import GenerationSpec
-from stillroom.spec.language import language_problems, only_for_language_models
+from stillroom.spec.language import language_problems, only_for_language_models, written_measure
 from stillroom.spec.objective import ObjectiveSpec
 from stillroom.spec.policy import PolicySpec
+from stillroom.spec.responses import ResponsesSpec
 from stillroom.spec.spans import span_problems
 from stillroom.spec.specification import SpecificationSpec
 from stillroom.spec.student import AnyStudentSpec, HuggingFaceStudentSpec
@@ -52,6 +53,9 @@ class Job(Spec):
     generation: GenerationSpec | None = described(
         "With teacher.kind: endpoint, examples that it writes; they join the pool of a text-classification job.", default=None
     )
+    responses: ResponsesSpec | None = described(
+        "language-model with teacher.kind: endpoint: how responses are checked, and which are learnt.", default=None
+    )
     budget: BudgetSpec | None = described("With teacher.kind: endpoint, what may be spent.", default=None)
     student: AnyStudentSpec
     labelling: LabellingSpec = LabellingSpec()
@@ -69,7 +73,16 @@ class Job(Spec):
     @property
     def primary(self) -> str:
         """The measure that the verdict is about."""
-        return self.evaluation.primary or ("log_loss" if self.task == "language-model" else _MEASURES[self.kind_of_task][0])
+        if self.evaluation.primary is not None:
+            return self.evaluation.primary
+        if self.task == "language-model":
+            return (written_measure(self) if self.learns_responses else None) or "log_loss"
+        return _MEASURES[self.kind_of_task][0]
+
+    @property
+    def learns_responses(self) -> bool:
+        """Whether a language model learns what a teacher behind an endpoint writes (Kim & Rush 2016), not its next-token distributions."""
+        return self.task == "language-model" and isinstance(self.teacher, EndpointTeacherSpec)
 
     @property
     def temperature(self) -> float:
@@ -105,6 +118,9 @@ class Job(Spec):
         if self.data.tokens is not None and self.task != "sequence-labelling":
             yield Problem("data.tokens", f"goes with task: sequence-labelling; task is {self.task!r}. Remove it.")
         yield from self._endpoint_problems()
+        if self.responses is not None and not self.learns_responses:
+            here = f"they are {self.task!r} and {self.teacher.kind!r}"
+            yield Problem("responses", f"goes with task: language-model and teacher.kind: endpoint; {here}. Remove it.")
         yield from language_problems(self) if self.task == "language-model" else self._row_problems()
 
     def _endpoint_problems(self) -> Iterator[Problem]:
@@ -126,7 +142,7 @@ class Job(Spec):
         if self.task == "text-classification" and self.teacher.samples is not None and self.teacher.answers != "samples":
             yield Problem("teacher.samples", f"goes with teacher.answers: samples; it is {self.teacher.answers!r}. Remove one of them.")
         student = self.student
-        if self.task in _LABELS_TEXTS and isinstance(student, HuggingFaceStudentSpec) and student.init != "pretrained":
+        if isinstance(student, HuggingFaceStudentSpec) and student.init != "pretrained":
             yield Problem(
                 "student.init", f"= {student.init!r} is made of the teacher's weights, which stay with its server; use pretrained."
             )

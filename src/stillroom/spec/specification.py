@@ -36,8 +36,9 @@ class SpecificationSpec(Spec):
 
     def record(self, classes: Sequence[str] = ()) -> Specification:
         """Without pydantic. `classes`: those of the data, for a specification that names none."""
-        names = self.labels if isinstance(self.labels, dict) else dict.fromkeys(self.labels or classes, "")
-        return Specification(self.task, names, self.output_schema, tuple(WorkedExample(e.input, e.output) for e in self.examples))
+        names = self.labels if isinstance(self.labels, dict) else dict.fromkeys(self.labels, "")
+        examples = tuple(WorkedExample(each.input, each.output) for each in self.examples)
+        return Specification(self.task, names or dict.fromkeys(classes, ""), self.output_schema, examples)
 
     def problems(self, *, has_mentions: bool = False) -> Iterator[Problem]:
         """What the section gets wrong by itself.

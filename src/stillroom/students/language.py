@@ -10,7 +10,7 @@ import numpy as np
 
 from stillroom.core.errors import BadInput, Problem, nearest, needs_extra
 from stillroom.core.token_records import TokenExample
-from stillroom.models.causal import load_causal, shared_vocabulary, size_note, sketch_causal
+from stillroom.models.causal import load_causal, shared_vocabulary, size_note, sketch_causal, usable_vocabulary
 from stillroom.models.pretrained import quiet, seeded, to_accelerator
 from stillroom.spec.student import WIDTHS
 from stillroom.students.causal import check_cut, cut_student
@@ -68,6 +68,21 @@ def build_student(
     if spec.lora is not None:
         model = _with_adapters(model, spec.lora, seed)
     return model, notes
+
+
+def build_student_alone(spec: HuggingFaceStudentSpec, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
+    """A pretrained student whose teacher stays with its server: with its own tokenizer, and how many tokens it predicts.
+
+    Args:
+        seed: for adapters.
+
+    Raises:
+        BadInput: nothing to load.
+    """
+    assert spec.model is not None, "checked by the job"
+    model, tokenizer = load_causal(spec.model, place="student.model")
+    size = usable_vocabulary(model, tokenizer, place="student.model")
+    return model if spec.lora is None else _with_adapters(model, spec.lora, seed), tokenizer, size
 
 
 def check_student(spec: HuggingFaceStudentSpec, teacher: PreTrainedModel) -> PreTrainedModel:

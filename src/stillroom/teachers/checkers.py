@@ -92,6 +92,25 @@ def schema_checker(schema: Mapping[str, Any]) -> Checker:
     return check
 
 
+def record_match(answer: str, expected: str) -> Check:
+    """Is the answer the JSON value of the expected text? Order of keys, white space and a code fence do not count; 1 and 1.0 are equal.
+
+    Raises:
+        BadInput: the expected text is no JSON.
+    """
+    try:
+        wanted = parse(expected)
+    except ValueError as error:
+        raise BadInput.at("expected", f"= {_shown(expected)} {error}; a record is compared with a JSON value.") from error
+    fenced = FENCE.fullmatch(answer)
+    try:
+        given = parse(fenced[1] if fenced else answer)
+    except ValueError as error:
+        return Check(False, str(error))
+    same = _typed(given) == _typed(wanted)
+    return Check(True) if same else Check(False, f"the record is {_shown(answer)}, expected {_shown(expected)}")
+
+
 def comparable(text: str) -> str:
     """The text without what does not count in a comparison: case, white space, Unicode forms (NFKC), a full stop at the end."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).removesuffix(".")
@@ -105,6 +124,13 @@ def said(text: str) -> str:
 
 def _readings(wanted: Number, given: Number) -> list[Fraction]:
     return [wanted.value, wanted.value / 100] if wanted.percent and not given.percent else [wanted.value]
+
+
+def _typed(value: Any) -> Any:
+    """For a comparison in which true is not 1: to Python it is."""
+    if isinstance(value, dict):
+        return {name: _typed(part) for name, part in value.items()}
+    return [_typed(part) for part in value] if isinstance(value, list) else (isinstance(value, bool), value)
 
 
 def _shown(text: str) -> str:

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
+from stillroom.core.responses import AcceptRate
 from stillroom.teachers.checkers import Check, comparable, said
 from stillroom.teachers.final_answers import final_number, split_thinking
 
@@ -20,6 +22,7 @@ class Sample:
         expected: its reference answer.
         model: who answered.
         difficulty: the example's group, as the caller sorts them (number of steps, a source, a rating).
+        rationale: the chain of thought, where it is learnt too; "" else.
     """
 
     example: str
@@ -27,6 +30,7 @@ class Sample:
     expected: str
     model: str = ""
     difficulty: str = ""
+    rationale: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,6 @@ class Verified:
 
     sample: Sample
     check: Check
-
-
-@dataclass(frozen=True)
-class AcceptRate:
-    """How many samples of a group passed, and for how many of its examples at least one did."""
-
-    accepted: int
-    samples: int
-    examples_accepted: int
-    examples: int
-
-    @property
-    def share(self) -> float:
-        """accepted / samples, in [0, 1]."""
-        return self.accepted / self.samples
 
 
 @dataclass(frozen=True)
@@ -82,16 +71,22 @@ def verify(samples: Iterable[Sample], checker: Callable[[str, str], Check]) -> l
     return found
 
 
-def kept(verified: Iterable[Verified]) -> list[Sample]:
-    """The samples that passed, in order; of equal responses to one example the first, since copies would only weight it.
+def kept(verified: Iterable[Verified], keep: Literal["all", "first", "shortest"] = "all") -> list[Sample]:
+    """The samples that passed, example by example; of equal responses to one example the first, since copies would only weight it.
+
+    Args:
+        keep: of those of one example: all, the first, or the one with the fewest characters.
 
     Source: rejection sampling fine-tuning, Yuan et al. 2023, section 3.3, arXiv:2308.01825.
     """
-    first: dict[tuple[str, str], Sample] = {}
+    passed: dict[str, dict[tuple[str, str], Sample]] = {}
     for v in verified:
         if v.check.passed:
-            first.setdefault((v.sample.example, v.sample.response), v.sample)
-    return list(first.values())
+            passed.setdefault(v.sample.example, {}).setdefault((v.sample.rationale, v.sample.response), v.sample)
+    if keep == "all":
+        return [sample for samples in passed.values() for sample in samples.values()]
+    length = (lambda sample: 0) if keep == "first" else (lambda sample: len(sample.rationale) + len(sample.response))
+    return [min(samples.values(), key=length) for samples in passed.values()]
 
 
 def accept_rates(verified: Sequence[Verified], group: Callable[[Sample], str]) -> dict[str, AcceptRate]:
@@ -99,11 +94,14 @@ def accept_rates(verified: Sequence[Verified], group: Callable[[Sample], str]) -
     groups: dict[str, list[Verified]] = {}
     for v in verified:
         groups.setdefault(group(v.sample), []).append(v)
-    rates = {}
-    for name, members in sorted(groups.items()):
-        passed = [v.sample.example for v in members if v.check.passed]
-        rates[name] = AcceptRate(len(passed), len(members), len(set(passed)), len({v.sample.example for v in members}))
-    return rates
+    return {name: accept_rate(members) for name, members in sorted(groups.items())}
+
+
+def accept_rate(verified: Iterable[Verified]) -> AcceptRate:
+    """Of all samples together."""
+    members = list(verified)
+    passed = [v.sample.example for v in members if v.check.passed]
+    return AcceptRate(len(passed), len(members), len(set(passed)), len({v.sample.example for v in members}))
 
 
 def majority_vote(responses: Sequence[str], *, numeric: bool) -> Vote:

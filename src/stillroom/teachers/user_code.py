@@ -43,7 +43,7 @@ class CodeChecker:
         memory_bytes: address space of the process (RLIMIT_AS), Python's own included.
 
     Raises:
-        BadInput: code is not allowed; `path` is not "module:function"; at the first check: it cannot be imported.
+        BadInput: code is not allowed; `path` is not "module:function"; at the start or the first check: it cannot be imported.
     """
 
     def __init__(
@@ -71,6 +71,11 @@ class CodeChecker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Import the user's module now, and not at the first check only."""
+        if self._process is None:
+            self._start()
 
     def close(self) -> None:
         """End the process."""

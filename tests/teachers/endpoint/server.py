@@ -8,6 +8,7 @@ In a test, `script(number, body)` says what happens to the request with that num
     drop      True: close without an answer        cut       so many bytes of the answer, then close
     drip      seconds between single bytes         huge      a body of so many bytes
     content   the answer's text                    fields    further fields of the answer
+    end       True: the server ends, without an answer
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import asyncio
 import json
 import math
 import random
+import ssl
 import threading
 import time
 from collections import Counter
@@ -55,9 +57,10 @@ class Server:
     """`with Server(script) as server`: runs in a thread. Keeps what it has seen in `bodies`, `headers` and `answered`."""
 
     def __init__(
-        self, script: Script | None = None, *, bucket: Bucket | None = None, told: Callable[[float], dict[str, str]] | None = None
-    ):
-        """`bucket`: a hidden limit; `told(seconds)`: the headers of its refusals."""
+        self, script: Script | None = None, *, bucket: Bucket | None = None, told: Callable[[float], dict[str, str]] | None = None,
+        port: int = 0, tls: ssl.SSLContext | None = None,
+    ):  # fmt: skip
+        """`bucket`: a hidden limit; `told(seconds)`: the headers of its refusals; `port`: 0 for any that is free."""
         self.script = script or (lambda number, body: {})
         self.bucket, self.told = bucket, told or (lambda seconds: {})
         self.bodies: list[dict[str, Any]] = []
@@ -66,13 +69,13 @@ class Server:
         self.statuses: Counter[int] = Counter()
         self.times: list[float] = []
         self.in_flight = self.most_in_flight = self.number = 0
-        self.port = 0
+        self.port, self._tls = port, tls
         self.keep = True  # bodies and headers
         self._started = threading.Event()
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> Server:
         self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
@@ -81,17 +84,18 @@ class Server:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        if not self._loop.is_closed():  # a script may have ended it
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(30)
 
-    async def serve(self, port: int = 0) -> None:
+    async def serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application(client_max_size=1 << 30)
         self.add_routes(app)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)
-        await site.start()
+        self._site: web.TCPSite | None = web.TCPSite(runner, "127.0.0.1", self.port, backlog=4096, ssl_context=self._tls)
+        await self._site.start()
         self.port = runner.addresses[0][1]
         self._started.set()
         print(self.port, flush=True)
@@ -127,7 +131,11 @@ class Server:
         if act.get("latency"):
             await asyncio.sleep(act["latency"])
         transport = request.transport
-        if act.get("drop"):
+        if act.get("end") and self._site is not None:
+            site, self._site = self._site, None
+            await site.stop()  # nobody gets in any more, and who is at the door is shut out with the rest
+            self._loop.call_later(0.1, self._stop.set)
+        if act.keys() & {"drop", "end"}:
             if transport is not None:
                 transport.abort()
             return web.Response(status=500)

@@ -8,6 +8,7 @@ import random
 import shutil
 import ssl
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -130,6 +131,16 @@ def test_a_huge_answer_is_not_read_to_its_end(serve: Make, endpoint: Make, make_
     assert time.monotonic() - start < 20
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["length", "no length"])
+def test_the_cap_is_kept_to_the_byte(serve: Make, endpoint: Make, make_requests: Make, told: bool) -> None:
+    whole = b'{"choices": [{"message": {"content": "yes"}}]}'
+    bodies = {"row 0": whole, "row 1": whole + b" "}
+    way = {} if told else {"drip": 0.0}
+    server = serve(lambda number, body: {"body": bodies[body["messages"][0]["content"]], **way})
+    good, bad = ask(endpoint(server, max_response_bytes=len(whole)), make_requests(2))[0]
+    assert (good.text, bad.reason, bad.attempts) == ("yes", "too-large", 1)
+
+
 @pytest.mark.parametrize("act", [{"latency": 30.0}, {"drip": 0.2}], ids=["silent", "slow body"])
 def test_a_deadline_holds_whatever_the_server_does(serve: Make, endpoint: Make, make_requests: Make, act: dict[str, Any]) -> None:
     server = serve(lambda number, body: act)
@@ -146,10 +157,58 @@ def test_after_all_attempts_a_row_fails_with_its_reason(serve: Make, endpoint: M
     assert all(isinstance(each, Reply) for each in outcomes[1:])
 
 
-def test_retry_after_is_waited_for_by_every_row(serve: Make, endpoint: Make, make_requests: Make) -> None:
-    server = serve(first_then({"status": 429, "headers": {"Retry-After": "1"}}))
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_waited_for_by_every_row(serve: Make, endpoint: Make, make_requests: Make, status: int) -> None:
+    server = serve(first_then({"status": status, "headers": {"Retry-After": "1"}}))
     ask(endpoint(server, max_concurrency=1), make_requests(5))
     assert server.times[1] - server.times[0] > 0.95
+
+
+def test_no_wait_is_longer_than_ten_minutes(serve: Make, endpoint: Make, make_requests: Make) -> None:
+    """A server whose clock or header is wrong may ask for years."""
+    server = serve(first_then({"status": 429, "headers": {"Retry-After": "1e9"}}))
+
+    async def work() -> float:
+        async with EndpointClient(endpoint(server)) as client:
+            row = asyncio.create_task(client.ask(make_requests(1)[0]))
+            while not client.counts.retries:
+                await asyncio.sleep(0.01)
+            row.cancel()
+            return client.gate.pace.wait(time.monotonic())
+
+    assert 590 < asyncio.run(work()) <= 600
+
+
+def test_a_row_that_is_refused_for_ever_fails_in_the_end(
+    serve: Make, endpoint: Make, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refusals are no failed attempts, but they are not borne without end."""
+    monkeypatch.setattr(client_module, "_REFUSALS", 5)
+    act = {"status": 429, "headers": {"Retry-After": "0"}}
+    server = serve(lambda number, body: act if body["messages"][0]["content"] == "row 0" and number < 40 else {})
+    outcomes, _ = ask(endpoint(server, max_attempts=2), make_requests(3))
+    assert isinstance(outcomes[0], Failure)
+    assert (outcomes[0].reason, outcomes[0].attempts) == ("rate-limited", 5)
+    assert all(isinstance(each, Reply) for each in outcomes[1:])
+
+
+def test_what_the_headers_say_is_left_paces_the_requests(serve: Make, endpoint: Make, make_requests: Make) -> None:
+    """90 tokens a minute are left, and an answer takes 30 of them: three requests a minute."""
+    left = {"x-ratelimit-remaining-tokens": "90", "x-ratelimit-reset-tokens": "60s"}
+    used = {"prompt_tokens": 10, "completion_tokens": 20}
+    server = serve(lambda number, body: {"fields": {"usage": used}, "headers": left if number == 1 else {}})
+    _, client = ask(endpoint(server, max_concurrency=1), make_requests(2))
+    assert client.gate.pace.rate(time.monotonic()) == pytest.approx(3 / 60)
+
+
+@pytest.mark.parametrize("act", [{"status": 429, "headers": {"Retry-After": "0"}}, {"status": 503}, {"latency": 0.5}], ids=str)
+def test_refusals_overload_and_timeouts_lower_how_many_are_out(
+    serve: Make, endpoint: Make, make_requests: Make, act: dict[str, Any]
+) -> None:
+    server = serve(first_then(act))
+    _, client = ask(endpoint(server, max_concurrency=64, timeout_seconds=0.2), make_requests(1))
+    assert not client.gate.window.slow_start
+    assert client.gate.window.limit < 8
 
 
 def test_jitter_is_full_and_grows(serve: Make, endpoint: Make, make_requests: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +226,10 @@ def test_jitter_is_full_and_grows(serve: Make, endpoint: Make, make_requests: Ma
     server = serve(lambda number, body: {"status": 500})
     ask(endpoint(server, max_attempts=8), make_requests(1), sleep=sleep, rng=Highest())
     assert slept == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    drawn = sorted(client_module.backoff_seconds(3, random.Random(seed)) for seed in range(200))
+    assert drawn[0] < 0.1
+    assert drawn[100] == pytest.approx(2.0, abs=0.5)
+    assert 3.9 < drawn[-1] < 4.0
 
 
 # --- what stops a run, with one clear message
@@ -251,6 +314,23 @@ def test_an_endpoint_that_goes_down_stops_the_run(serve: Make, endpoint: Make, m
         ask(endpoint(server, max_attempts=10**6, max_concurrency=4), make_requests(500), clock=clock, sleep=no_sleep)
 
 
+def test_a_server_that_restarts_costs_no_row(serve: Make, endpoint: Make, make_requests: Make) -> None:
+    """Connections that are refused meanwhile are no failed attempts of the rows."""
+    first = serve(lambda number, body: {"end": True} if number >= 4 else {})
+
+    def restart() -> None:
+        first._thread.join()
+        time.sleep(1.0)
+        serve(port=first.port)
+
+    again = threading.Thread(target=restart)
+    again.start()
+    outcomes, _ = ask(endpoint(first, max_attempts=5, max_concurrency=4), make_requests(12))
+    again.join()
+    assert all(isinstance(each, Reply) for each in outcomes)
+    assert max(each.attempts for each in outcomes) > 5
+
+
 def test_a_single_401_in_the_middle_is_tried_again(serve: Make, endpoint: Make, make_requests: Make) -> None:
     server = serve(lambda number, body: {"status": 401} if number == 30 else {})
     outcomes, _ = ask(endpoint(server, max_concurrency=4), make_requests(60))
@@ -281,8 +361,9 @@ def test_a_hidden_limit_is_kept(serve: Make, endpoint: Make, make_requests: Make
 
 def test_no_more_at_once_than_allowed(serve: Make, endpoint: Make, make_requests: Make) -> None:
     server = serve(lambda number, body: {"latency": 0.02})
-    ask(endpoint(server, max_concurrency=12), make_requests(120))
-    assert server.most_in_flight <= 12
+    _, client = ask(endpoint(server, max_concurrency=12), make_requests(120))
+    assert 6 <= server.most_in_flight <= 12
+    assert client.gate.window.limit == 12
 
 
 def test_requests_are_read_as_they_are_needed(serve: Make, endpoint: Make, make_requests: Make) -> None:

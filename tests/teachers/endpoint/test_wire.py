@@ -30,6 +30,7 @@ def error(message: str, code: object = None) -> bytes:
         (404, error("The model `x` does not exist"), "not-found", True),
         (408, b"", "timeout", True),
         (409, b"", "server-error", True),
+        (425, b"", "server-error", True),
         (429, error("slow down"), "rate-limited", True),
         (429, error("You exceeded your current quota", "insufficient_quota"), "unauthorised", False),
         (402, error("pay"), "unauthorised", False),

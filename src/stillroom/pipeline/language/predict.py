@@ -13,6 +13,7 @@ from stillroom.core.errors import BadInput, Problem
 from stillroom.core.protocols import Progress
 from stillroom.data.conversations import chat_prompt, end_of_turn
 from stillroom.data.corpus import read_documents
+from stillroom.data.exchanges import read_answered
 from stillroom.data.sequences import tokenise
 from stillroom.models.language import LanguagePredictor
 from stillroom.models.language_scores import score
@@ -94,7 +95,10 @@ def surprise(model: LanguagePredictor, job: Job, file: Path) -> pd.DataFrame:
     Raises:
         BadInput: the file, as `stillroom.data.corpus.read_documents`.
     """
-    documents = read_documents(file, job.data, model.tokenizer, place="FILE")
+    if job.learns_responses:
+        documents = [each.learnt(each.gold, model.tokenizer) for each in read_answered(file, job.data, place="FILE")]
+    else:
+        documents = read_documents(file, job.data, model.tokenizer, place="FILE")
     sequences, _ = tokenise(documents, model.tokenizer, max_length=job.training.max_length)
     found = score(model.model, sequences, vocabulary_size=model.vocabulary_size, batch_tokens=job.labelling.batch_tokens, place="student")
     nll, tokens = (np.bincount(found.rows, sums, minlength=len(documents)) for sums in (found.nll, found.num_tokens))

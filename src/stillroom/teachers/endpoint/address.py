@@ -18,7 +18,7 @@ class Endpoint:
         api_key_env: the environment variable that holds the key; None for a server that wants none.
         max_concurrency: the most requests at once; how many really are is learnt.
         timeout_seconds: of one attempt, from connecting to the last byte.
-        max_attempts: of one request, refusals for the rate not counted.
+        max_attempts: of one request, not counted refusals for the rate and connections that could not be made.
         max_response_bytes: a larger answer is not read to its end.
     """
 
@@ -42,6 +42,14 @@ class Endpoint:
             # Not shown: it may be the key.
             raise BadInput.at(
                 place, "it carries a user, a query or a fragment; give scheme, host and path alone, and the key by api_key_env."
+            )
+        if parts.path.rstrip("/").endswith("/chat/completions"):
+            raise BadInput.at(place, f"{self.base_url!r} names one call of the API; leave /chat/completions out.")
+        if self.api_key_env is not None and not self.api_key_env.isidentifier():
+            # Not shown: it may be the key.
+            raise BadInput.at(
+                "teacher.api_key_env",
+                "is no name of a variable; put the key into one, such as MY_KEY, and give its name: a job file holds no key.",
             )
         if self.max_concurrency < 1 or self.timeout_seconds <= 0 or self.max_attempts < 1 or self.max_response_bytes < 1:
             raise BadInput.at("teacher", "max_concurrency, timeout_seconds, max_attempts and max_response_bytes must be above zero.")

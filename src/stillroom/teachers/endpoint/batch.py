@@ -22,15 +22,14 @@ from stillroom.teachers.endpoint.batch_api import CHAT_PATH, Batch, BatchApi
 from stillroom.teachers.endpoint.batch_records import BatchRecords, Uploaded
 from stillroom.teachers.endpoint.batch_results import Results
 from stillroom.teachers.endpoint.breaker import Breaker, EndpointStopped
-from stillroom.teachers.endpoint.budget import NOTHING, Budget, Meter, Prices, Spending, most_tokens
+from stillroom.teachers.endpoint.budget import BATCH_PRICE_FACTOR, NOTHING, Budget, Prices, Spending
 from stillroom.teachers.endpoint.durable import ask_all
 from stillroom.teachers.endpoint.ledger import spent_so_far
+from stillroom.teachers.endpoint.meter import Meter, most_tokens
 from stillroom.teachers.endpoint.rows import Entry, Row, Rows
 from stillroom.teachers.endpoint.standing import Batches, Listen, RecentRate, Standing, tell
 from stillroom.teachers.endpoint.wire import AttemptFailed
 
-PRICE_FACTOR = 0.5
-"""What the vendors take for a request in a batch, as a share of its usual price (OpenAI, Anthropic, Google, Mistral, Groq in 2026)."""
 _MOST_REQUESTS, _MOST_BYTES = 50_000, 200_000_000
 """OpenAI's limits of one batch, which others share."""
 _AT_ONCE = 8
@@ -52,7 +51,7 @@ def ask(
 
 def ask_batch(
     store: BlockStore, endpoint: Endpoint, requests: Iterable[ChatRequest], *, prices: Prices | None = None,
-    budget: Budget | None = None, price_factor: float = PRICE_FACTOR, ask_failed_again: bool = False, listen: Listen | None = None,
+    budget: Budget | None = None, price_factor: float = BATCH_PRICE_FACTOR, ask_failed_again: bool = False, listen: Listen | None = None,
 ) -> Standing:  # fmt: skip
     """`durable.ask_all` through the batch API: the same rows, keys, store, budget and result.
 
@@ -68,8 +67,7 @@ def ask_batch(
     Raises:
         BadInput, EndpointStopped, StageFailed: as `ask_all`.
     """
-    usual = prices or Prices()
-    meter = Meter(Prices(usual.prompt * price_factor, usual.completion * price_factor), budget, spent_so_far(store))
+    meter = Meter((prices or Prices()).times(price_factor), budget, spent_so_far(store))
 
     async def work() -> Standing:
         with tempfile.TemporaryDirectory(prefix="stillroom-batch-") as folder:

@@ -8,6 +8,7 @@ commit with the entry that settles it).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -48,9 +49,19 @@ class BatchRecords:
 
     def unfinished(self) -> list[str]:
         """The files whose batches have not ended yet."""
-        known = [each for each in self._store.questions() if each.get("question") == BATCH and each["endpoint"] == self._endpoint]
-        names = sorted({str(each["file"]) for each in known})
+        names = self._files()
         return [names[i] for i in self._store.missing([self._key(name, "ended") for name in names])]
+
+    def found(self) -> Counter[str]:
+        """Over all batches that have ended: how many there were, and what was wrong with their results, as in `Standing.batches`."""
+        files = self._files()
+        absent = set(self._store.missing([self._key(file, "ended") for file in files]))
+        total: Counter[str] = Counter(ended=len(files) - len(absent))
+        for place, file in enumerate(files):
+            if place not in absent:
+                facts = self._get(file, "ended")
+                total.update({name: facts[name] for name in ("duplicates", "unknown", "silent")})
+        return total
 
     def uploaded(self, file: Uploaded) -> None:
         """Record a file and reserve what its batch may cost. Durable when this returns.
@@ -83,6 +94,10 @@ class BatchRecords:
     def batch(self, file: str) -> str | None:
         """The name of a file's batch, where it is known."""
         return None if self._store.missing([self._key(file, "created")]) else str(self._get(file, "created")["batch"])
+
+    def _files(self) -> list[str]:
+        known = [each for each in self._store.questions() if each.get("question") == BATCH and each["endpoint"] == self._endpoint]
+        return sorted({str(each["file"]) for each in known})
 
     def _facts(self, file: str, stage: str) -> dict[str, Any]:
         return {"question": BATCH, "endpoint": self._endpoint, "file": file, "example": stage}

@@ -7,9 +7,16 @@ from stillroom.core.errors import StageFailed
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.wire import AttemptFailed
 
+_PASSING = frozenset({"rate-limited", "server-error", "timeout", "unreachable", "broken", "malformed"})
+"""Reasons that lie with the server or the network, not with what was asked."""
+
 
 class EndpointStopped(StageFailed):
     """The endpoint is down, or the job's settings do not fit it. What has been answered is kept."""
+
+
+class Unanswered(StageFailed):
+    """So little was answered that something is wrong with the job or the server."""
 
 
 class Breaker:
@@ -52,9 +59,10 @@ class Breaker:
         """A row has failed for good. Raises EndpointStopped if that was one too many."""
         self._rows += 1
         if self._rows >= (self._ROWS if self._ever else self._FIRST_ROWS):
+            remedy = "Run again when the server is well" if failure.reason in _PASSING else "Mend the request's parameters or the rows"
             raise EndpointStopped(
-                f"{self._endpoint.url}: {self._rows} rows in a row failed for good, the last {words_of(failure)}. Mend the request's "
-                f"parameters or the rows; what has been answered is kept."
+                f"{self._endpoint.url}: {self._rows} rows in a row failed for good, the last {words_of(failure)}. {remedy}; what has been "
+                f"answered is kept."
             )
 
     def _setting_words(self, failed: AttemptFailed) -> str:

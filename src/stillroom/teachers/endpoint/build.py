@@ -9,7 +9,7 @@ from stillroom.core.chat import ChatParameters
 from stillroom.core.fingerprint import fingerprint
 from stillroom.spec.endpoint import BudgetSpec, EndpointFields
 from stillroom.teachers.endpoint.address import Endpoint
-from stillroom.teachers.endpoint.budget import Budget, Prices
+from stillroom.teachers.endpoint.budget import BATCH_PRICE_FACTOR, Budget, Prices
 
 DEFAULT_SAMPLES = 5
 MOST_TOP_LOGPROBS = 20
@@ -38,6 +38,11 @@ class EndpointTeacher:
     prices: Prices | None = None
     budget: Budget | None = None
     batch: bool = False
+
+    @property
+    def price_factor(self) -> float:
+        """What is paid, as a share of `prices`."""
+        return BATCH_PRICE_FACTOR if self.batch else 1.0
 
     @property
     def fingerprint(self) -> str:

@@ -12,9 +12,10 @@ from typing import Self
 from stillroom.core.chat import ChatRequest, Failure, Reply
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.breaker import Breaker
-from stillroom.teachers.endpoint.budget import NOTHING, BudgetReached, Meter, Spending
+from stillroom.teachers.endpoint.budget import NOTHING, Spending
 from stillroom.teachers.endpoint.gate import Gate
 from stillroom.teachers.endpoint.limits import Ticket
+from stillroom.teachers.endpoint.meter import BudgetReached, Meter
 from stillroom.teachers.endpoint.pool import for_each
 from stillroom.teachers.endpoint.transport import Transport
 from stillroom.teachers.endpoint.wire import AttemptFailed, allowances, parse_reply, refusal
@@ -25,6 +26,8 @@ _LONGEST_WAIT_SECONDS = 600.0
 """A server that asks for a longer wait is waited for no longer than this before it is asked again."""
 _REFUSALS = 50
 """So often is one row refused for the rate before it fails for good."""
+_NO_FAULT_OF_A_ROW = ("rate-limited", "unreachable")
+"""Such attempts do not count: the breaker says when there are too many of the latter."""
 _LOOK_AHEAD = 32
 _JSON = {"Content-Type": "application/json"}
 
@@ -78,10 +81,11 @@ class EndpointClient:
         Raises:
             EndpointStopped: going on makes no sense.
             BudgetReached: the next attempt might cost more than is left.
+            Closed: the gate was closed before the next attempt.
         """
         body = request.body()
         most = self.meter.most(request, len(body))
-        attempts = refusals = 0
+        attempts = failures = refusals = 0
         while True:
             await self.meter.reserve(most)
             attempts += 1
@@ -90,7 +94,8 @@ class EndpointClient:
             except AttemptFailed as failed:
                 self.breaker.attempt_failed(failed, self._clock())
                 refusals += failed.reason == "rate-limited"
-                if not failed.retry or attempts - refusals >= self.endpoint.max_attempts or refusals >= _REFUSALS:
+                failures += failed.reason not in _NO_FAULT_OF_A_ROW
+                if not failed.retry or failures >= self.endpoint.max_attempts or refusals >= _REFUSALS:
                     failure = Failure(failed.reason, failed.detail, failed.status, attempts, usage=failed.usage)
                     self.breaker.row_failed(failure)
                     return failure

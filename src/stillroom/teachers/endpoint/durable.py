@@ -13,13 +13,18 @@ from stillroom.core.chat import ChatRequest, Failure, Reply, from_block
 from stillroom.core.errors import StageFailed
 from stillroom.core.protocols import BlockStore
 from stillroom.teachers.endpoint.address import Endpoint
-from stillroom.teachers.endpoint.budget import Budget, BudgetReached, Meter, Prices
+from stillroom.teachers.endpoint.budget import Budget, Prices
 from stillroom.teachers.endpoint.client import EndpointClient
+from stillroom.teachers.endpoint.gate import Closed
 from stillroom.teachers.endpoint.ledger import spent_so_far
+from stillroom.teachers.endpoint.meter import BudgetReached, Meter
 from stillroom.teachers.endpoint.pool import for_each
 from stillroom.teachers.endpoint.rows import ROWS_AT_ONCE, Row, Rows, lookup
 from stillroom.teachers.endpoint.standing import Listen, RecentRate, Standing, tell
 from stillroom.teachers.endpoint.writer import GroupWriter
+
+PARTING_SECONDS = 10.0
+"""So long an interrupted run waits for what it has sent: those answers are paid for."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ def ask_all(
     listen: Listen | None = None,
 ) -> Standing:
     """Ask every request that the store holds no outcome of; read the outcomes with `stored_outcomes`.
+
+    Interrupted (Ctrl-C), it sends nothing more and keeps the answers that come within `PARTING_SECONDS`; a second Ctrl-C ends it at once.
 
     Args:
         requests: read as they are needed, so that any number of them takes little memory.
@@ -110,13 +117,25 @@ class _Run:
         self._client, self._total = client, total
         self._rows = Rows(store, client.endpoint.name, ask_failed_again=ask_failed_again)
         self._writer = GroupWriter(store, self._rows.stored)
-        self._budget_reached = False
+        self._budget_reached = self._parting = False
         self._start, self._rate = time.monotonic(), RecentRate()
         client.meter.record, client.meter.commit = self._writer.record, self._writer.commit
 
     async def all(self, requests: Iterable[ChatRequest], listen: Listen) -> None:
-        """Ask what is missing, and store it."""
+        """Ask what is missing, and store it. Cancelled, wait a little for what is out."""
+        walk = asyncio.create_task(self._walk(requests, listen))
+        try:
+            await asyncio.shield(walk)
+        except asyncio.CancelledError:
+            self._parting = True
+            self._client.gate.close()
+            await asyncio.wait([walk], timeout=PARTING_SECONDS)
+            raise
+        finally:
+            walk.cancel()
+            await asyncio.gather(walk, return_exceptions=True)
 
+    async def _walk(self, requests: Iterable[ChatRequest], listen: Listen) -> None:
         async def work() -> None:
             try:
                 missing = self._rows.missing(requests, self._client.meter.check)
@@ -142,13 +161,14 @@ class _Run:
         return Standing(
             self._total, rows.answered, rows.failures.total(), dict(rows.failures), rows.asked, counts.retries, counts.refusals,
             self._client.meter.spent, self._rate.at(now, rows.asked), now - self._start, self._budget_reached,
+            parting=self._parting,
         )  # fmt: skip
 
     async def _ask(self, pair: tuple[Row, ChatRequest]) -> bool:
         row, request = pair
         try:
             outcome = await self._client.ask(request)
-        except BudgetReached:
+        except (BudgetReached, Closed):
             return False
         await self._writer.put(*self._rows.entry(row, outcome))
         return True

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stillroom.core.chat import FailureReason
+from stillroom.core.duration import duration
 from stillroom.teachers.endpoint.budget import NOTHING, Spending
 
 _RECENT_SECONDS, _TELL_SECONDS = 15.0, 0.5
@@ -43,6 +44,7 @@ class Standing:
     seconds: of this run.
     budget_reached: the run ended before its rows did.
     batches: where the rows go through a batch API.
+    parting: the run was interrupted, and waits for what it has sent.
     """
 
     total: int | None = None
@@ -57,6 +59,7 @@ class Standing:
     seconds: float = 0.0
     budget_reached: bool = False
     batches: Batches | None = None
+    parting: bool = False
 
     @property
     def done(self) -> int:
@@ -69,16 +72,17 @@ class Standing:
 
     def __str__(self) -> str:
         """One line."""
-        left = self.seconds_left
+        left = None if self.parting else self.seconds_left
         parts = [
-            f"{self.done}{'' if self.total is None else f' of {self.total}'} rows",
+            f"{self.done:,}{'' if self.total is None else f' of {self.total:,}'} rows",
             f"{self.rate:.1f}/s",
             f"{self.failed} failed",
             f"{self.retries} retries",
-            f"{self.spent.tokens} tokens",
-            f"{self.spent.usd:.4f} USD",
+            f"{self.spent.tokens:,} tokens",
+            *([f"{self.spent.usd:.4f} USD"] if self.spent.picodollars else []),  # a job without prices costs what nobody knows, not nothing
             *([] if self.batches is None else [f"{self.batches.out} batches out with {self.batches.processed} done"]),
-            *([] if left is None else [f"{left:.0f} s left"]),
+            *(["interrupted: waiting for what was sent (Ctrl-C again: not even that)"] if self.parting else []),
+            *([] if left is None else [f"{duration(left)} left"]),
         ]
         return ", ".join(parts)
 

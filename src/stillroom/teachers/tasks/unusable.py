@@ -32,6 +32,13 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 
+_DECLINED = re.compile(
+    r"\W*(?:(?:i(?:'m| am) (?:very |so )?sorry|sorry|unfortunately|i apologi[sz]e)\b[,.;:]? ?(?:but )?)?(?:as an ai\b[^.\n]{0,60}?,? ?)?"
+    r"i(?:'m| am)? (?:can't|can ?not|won't|will not|unable to|not able to) "
+    r"(?:help|assist|answer|comply|fulfil|provide|do that|do this|continue|discuss|engage|support|create|write|generate|share|give)",
+    re.IGNORECASE,
+)
+
 
 class Unusable(Exception):
     """An answer that cannot be used.
@@ -91,3 +98,8 @@ def whole(choice: Choice) -> None:
 def refused_in_words(text: str) -> bool:
     """Does a text that is no answer begin as refusals do? English only, and only good for naming the reason."""
     return _REFUSAL.match(text.replace("’", "'")) is not None
+
+
+def declined(text: str) -> bool:
+    """Is a free text a refusal? English only, and strict, since an apology may be the answer: "I'm sorry, but I can't help with that"."""
+    return _DECLINED.match(text.replace("’", "'")) is not None

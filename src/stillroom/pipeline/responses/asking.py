@@ -1,0 +1,53 @@
+"""Prompts put to the teacher: the training prompts, as often as the job says, and the test prompts once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stillroom.core.asking import Asked
+from stillroom.core.chat import ChatRequest
+from stillroom.data.exchanges import Exchange
+from stillroom.pipeline.asking import Tally, asking, endpoint_of, settled
+from stillroom.pipeline.responses.work import ResponsesWork
+from stillroom.teachers.responses import Written, response_reader, response_requests
+from stillroom.teachers.tasks.rounds import Reason, ask_until_usable
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """What came: by prompt, and for each as many as were asked; None where there is none, and the reason why."""
+
+    written: list[tuple[Written | None, ...]]
+    reasons: list[tuple[Reason | None, ...]]
+    asked: Asked
+    tally: Tally
+
+
+def ask_prompts(work: ResponsesWork, exchanges: Sequence[Exchange], what: str, *, samples: int) -> Responses:
+    """The teacher's responses; what the store does not hold is asked.
+
+    Args:
+        what: the requests in words, for messages.
+
+    Raises:
+        BadInput, EndpointStopped, StageFailed: as `pipeline.asking.ask_rows`.
+    """
+    rows = _requests(work, exchanges, samples)
+    with asking(work, what) as asker:
+        found = ask_until_usable(asker, rows, response_reader(work.told), asked_again=endpoint_of(work).asked_again)
+        asked = settled(work, asker, what, found, found.given_up, rows=len(rows))
+    parts = [slice(at, at + samples) for at in range(0, len(rows), samples)]
+    return Responses([found.values[part] for part in parts], [found.reasons[part] for part in parts], asked, asker.tally)
+
+
+def every_request(work: ResponsesWork) -> list[ChatRequest]:
+    """What a whole run asks; equal requests once."""
+    rows = [*_requests(work, work.exchanges.train, endpoint_of(work).samples), *_requests(work, work.test_prompts, 1)]
+    return list({(row.messages_json, row.sample): row for row in rows}.values())
+
+
+def _requests(work: ResponsesWork, exchanges: Sequence[Exchange], samples: int) -> list[ChatRequest]:
+    teacher = endpoint_of(work)
+    conversations = [each.messages for each in exchanges]
+    return response_requests(teacher.parameters, conversations, work.told, samples=samples, structured=teacher.structured)
