@@ -82,9 +82,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.chat_template is None:
-        raise BadInput.at(
-            "data.messages", "needs a chat template, and the tokenizer has none; use data.prompt and data.completion."
-        )
+        raise BadInput.at("data.messages", "needs a chat template, and the tokenizer has none; use data.prompt and data.completion.")
     template = tokenizer.get_chat_template()
     return _CLOCK + template if "strftime_now" in template else template
 
