@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SERVER = ROOT / "tests" / "teachers" / "endpoint" / "server.py"
+SERVER = ROOT / "tests" / "servers" / "scripted_server.py"
 TEXT = "the quick brown fox jumps over the lazy dog and runs into the deep green forest where nobody has ever been before today so that"
 
 

@@ -5,7 +5,6 @@ Each fault ends in one clear error, or is counted and told; nothing is lost, and
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -19,8 +18,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import batch_server as batches
 import pandas as pd
 import pytest
+import scripted_server as scripted
 import yaml
 
 from stillroom.cli import main
@@ -28,20 +29,6 @@ from stillroom.core.asking import Asked
 from stillroom.teachers.endpoint import batch as batch_module
 from stillroom.teachers.endpoint import client as client_module
 from stillroom.teachers.endpoint.breaker import Breaker
-
-
-def _module(name: str) -> Any:
-    if name not in sys.modules:
-        path = Path(__file__).parents[1] / "teachers" / "endpoint" / f"{name.removeprefix('scripted_')}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-scripted, batches = _module("scripted_server"), _module("batch_server")
 
 Make = Callable[..., Any]
 Script = Callable[[int, dict[str, Any]], dict[str, Any]]

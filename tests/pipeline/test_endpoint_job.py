@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -15,9 +14,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import batch_server as batches
 import numpy as np
 import pandas as pd
 import pytest
+import scripted_server as scripted
 
 import stillroom
 from stillroom.core.asking import Asked
@@ -36,20 +37,6 @@ from stillroom.teachers.endpoint import batch as batch_module
 from stillroom.teachers.endpoint import client as client_module
 from stillroom.teachers.endpoint.breaker import Breaker, EndpointStopped
 from stillroom.teachers.endpoint.ledger import spent_so_far
-
-
-def load_server(file: str, name: str) -> Any:
-    """A server of tests/teachers/endpoint, as a module of that name."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "teachers" / "endpoint" / file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-scripted = load_server("server.py", "scripted_server")
-batches = load_server("batch_server.py", "batch_server")
 
 WORDS = {"card": "card plastic chip wallet", "rate": "euro dollar exchange rate", "top_up": "top up money balance"}
 KEY = "sk-verysecret-0123456789"

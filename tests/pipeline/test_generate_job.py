@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scripted_server as scripted
+from scripted_writer import writes
 
 import stillroom
 from stillroom.cli import main
@@ -35,20 +36,6 @@ from stillroom.spec.load import dump_job, job_from
 from stillroom.spec.specification import SpecificationSpec
 from stillroom.spec.teacher import EndpointTeacherSpec
 
-
-def _module(name: str, path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-_TEACHERS = Path(__file__).parents[1] / "teachers"
-scripted = _module("scripted_server", _TEACHERS / "endpoint" / "server.py")
-writing = _module("scripted_writer", _TEACHERS / "synthesis" / "conftest.py")
-
 INTENTS = ("card_arrival", "exchange_rate", "pin_blocked")
 Make = Callable[..., Any]
 
@@ -63,7 +50,7 @@ class Model:
     wrong: Counter[str] = field(default_factory=Counter)  # label -> how many of its rows are called another
 
     def __post_init__(self) -> None:
-        self._write = writing.writes(self._text)
+        self._write = writes(self._text)
         self._left = {name: iter(rows) for name, rows in self.rows.items()}
         self._leaks = iter(self.leaks)
 
@@ -251,7 +238,7 @@ def test_every_leaked_test_row_is_caught_and_its_place_filled(
 
 
 def test_a_model_that_repeats_itself_leaves_cells_that_are_named(serve: Make, make: Make, tmp_path: Path) -> None:
-    server = serve(writing.writes(lambda wanted, count: f"the one question about {wanted['label']} that I can think of"))
+    server = serve(writes(lambda wanted, count: f"the one question about {wanted['label']} that I can think of"))
     done = stillroom.run(make(server), run_dir=tmp_path / "run", until="generate")
     found = done.generated
     assert (found.accepted, found.rounds, found.removed) == (3, 4, {"duplicate": 45 * 4})
@@ -319,7 +306,7 @@ def test_a_dry_run_writes_nothing(serve: Make, make: Make, model: Model, tmp_pat
 def test_odd_texts_survive_and_half_a_surrogate_does_not(serve: Make, make: Make, tmp_path: Path) -> None:
     odd = ["{{ 7*7 }} {0} ${HOME} ", "\x00\x1b[31m ", "<script>alert(1)</script> "]
     half = "\ud83d "
-    script = writing.writes(lambda wanted, count: f"{half if count == 4 else odd[count % 3]}{wanted['label']} {(count + 2) ** 60}")
+    script = writes(lambda wanted, count: f"{half if count == 4 else odd[count % 3]}{wanted['label']} {(count + 2) ** 60}")
     done = stillroom.run(make(serve(script)), run_dir=tmp_path / "run", until="generate")
     texts = [line["text"] for line in read_examples(done.folder)]
     assert all(any(text.startswith(start.strip()) for text in texts) for start in odd)
@@ -340,7 +327,7 @@ def test_of_a_language_model_prompts_are_written_that_no_held_out_one_gives_away
     own = {"kind": "huggingface", "model": "acme/m", "licence": "mit"}
     job = job_from({"task": "language-model", "name": "asks", "data": data, "teacher": own, "student": {"kind": "huggingface"}}, tmp_path)
     given = iter([*prompts, *(f"who wrote the {number} book of {number**7} pages" for number in range(100, 200))])
-    server = serve(writing.writes(lambda wanted, count: next(given)))
+    server = serve(writes(lambda wanted, count: next(given)))
     sections = {
         "teacher": EndpointTeacherSpec(base_url=server.base_url, model="m", licence="mit"),
         "specification": SpecificationSpec(task="Answer."),

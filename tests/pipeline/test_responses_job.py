@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scripted_server as scripted
 
 pytest.importorskip("torch")
 
@@ -37,13 +37,6 @@ from stillroom.pipeline.responses.train import texts_of
 from stillroom.pipeline.responses.work import open_work
 from stillroom.spec.load import dump_job, job_from
 from stillroom.teachers.endpoint import client as client_module
-
-_SPEC = importlib.util.spec_from_file_location("scripted_server", Path(__file__).parents[1] / "teachers" / "endpoint" / "server.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-scripted = importlib.util.module_from_spec(_SPEC)
-sys.modules["scripted_server"] = scripted
-_SPEC.loader.exec_module(scripted)
 
 KEY = "sk-verysecret-0123456789"
 Make = Callable[..., Any]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scripted_server as scripted
 
 import stillroom
 from stillroom.core.asking import Asked
@@ -28,13 +27,6 @@ from stillroom.pipeline.review import Review
 from stillroom.pipeline.work import check_without_asking, open_work
 from stillroom.spec.load import job_from
 from stillroom.teachers.endpoint import client as client_module
-
-_SPEC = importlib.util.spec_from_file_location("scripted_server", Path(__file__).parents[1] / "teachers" / "endpoint" / "server.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-scripted = importlib.util.module_from_spec(_SPEC)
-sys.modules["scripted_server"] = scripted
-_SPEC.loader.exec_module(scripted)
 
 KINDS = {"card": "thing", "money": "thing", "good": "mood", "bad": "mood", "fine": "mood", "poor": "mood"}
 OTHERS = ["lost", "a", "the", "is", "my", "it", "was", "not", "how", "do", "i", "get", "to", "and", "when", "where"]

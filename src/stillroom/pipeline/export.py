@@ -37,7 +37,7 @@ def export(work: Work) -> Exported:
         StageFailed: the export and the student differ by more than export.tolerance; nothing is left in exports/.
     """
     evaluated = evaluate(work)
-    work.terms  # noqa: B018 - refuses where the terms have changed since
+    work.require_permission()  # the terms may have changed since
     inputs = work.inputs("export")
     record = work.folder.done("export", inputs, *map(work.folder.export, work.job.formats))
     work.listener.stage("export", resumed=record is not None)

@@ -66,7 +66,7 @@ def generate(work: Work) -> None:
         PolicyRefused: the teacher's terms forbid it.
         StageFailed: the budget is reached. What came before is kept and written; the same command goes on.
     """
-    work.terms  # noqa: B018 - refuses before anything is spent
+    work.require_permission()  # before anything is spent
     around = _around(work)
     inputs = _inputs(work, around)
     folder = work.folder

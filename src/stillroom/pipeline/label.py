@@ -58,7 +58,7 @@ def label(work: Work) -> TransferSet:
     Raises:
         PolicyRefused: the teacher's terms forbid it.
     """
-    work.terms  # noqa: B018 - refuses before anything is spent
+    work.require_permission()  # before anything is spent
     if isinstance(work.job.teacher, EndpointTeacherSpec):
         from stillroom.pipeline.label_endpoint import label_endpoint
 

@@ -18,6 +18,7 @@ from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.label import TransferSet, label
 from stillroom.pipeline.review import corrected
 from stillroom.pipeline.work import Work
+from stillroom.spec.student import HuggingFaceStudentSpec
 
 TRAINING_RECORD = "training.json"
 
@@ -88,8 +89,9 @@ def _train_arm(work: Work, transfer: TransferSet, arm: str, seed: int) -> tuple[
         batch, answers, weight = transfer.batch.take(labelled), None, 1.0
     else:
         batch, answers, weight = transfer.batch, transfer.answers, work.job.hard_label_weight
-    if work.job.student.kind == "huggingface":
-        return _train_encoder(work, batch, answers, weight, arm, seed, steps_as=len(transfer.batch))
+    student = work.job.student
+    if isinstance(student, HuggingFaceStudentSpec):
+        return _train_encoder(work, student, batch, answers, weight, arm, seed, steps_as=len(transfer.batch))
     return _train_estimator(work, batch, answers, weight, seed)
 
 
@@ -107,7 +109,7 @@ def _train_estimator(work: Work, batch: Batch, answers: Any, weight: float, seed
 
 
 def _train_encoder(
-    work: Work, batch: Batch, answers: Any, weight: float, arm: str, seed: int, *, steps_as: int
+    work: Work, student: HuggingFaceStudentSpec, batch: Batch, answers: Any, weight: float, arm: str, seed: int, *, steps_as: int
 ) -> tuple[Predictor, list[CurvePoint]]:
     from stillroom.objectives.soft_labels_torch import soft_label_loss
 
@@ -125,13 +127,13 @@ def _train_encoder(
         from stillroom.students.encoders import build_tagger
         from stillroom.training.tagging import train_tagger
 
-        model, tokenizer = build_tagger(job.student, labels=data.classes, seed=seed)  # type: ignore[arg-type]
+        model, tokenizer = build_tagger(student, labels=data.classes, seed=seed)
         curve = train_tagger(model, tokenizer, batch, labels=data.classes, answers=answers, **asked)
         return SpanPredictor(model, tokenizer, data.classes, column=column, max_length=settings["max_length"]), curve
     from stillroom.models.text import TextPredictor
     from stillroom.students.encoders import build_student
     from stillroom.training.encoder import train_encoder
 
-    model, tokenizer = build_student(job.student, teacher=work.folder.teacher, classes=data.classes, seed=seed)  # type: ignore[arg-type]
+    model, tokenizer = build_student(student, teacher=work.folder.teacher, classes=data.classes, seed=seed)
     curve = train_encoder(model, tokenizer, batch, classes=data.classes, probs=answers, **asked)
     return TextPredictor(model, tokenizer, data.classes, column=column, max_length=settings["max_length"]), curve

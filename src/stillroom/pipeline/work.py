@@ -47,6 +47,10 @@ class Work:
         """Raises PolicyRefused where a teacher's terms forbid the job."""
         return check_terms(self.job)
 
+    def require_permission(self) -> None:
+        """Raises PolicyRefused where a teacher's terms forbid the job."""
+        _ = self.terms
+
     @cached_property
     def dataset(self) -> Dataset:
         """The job's examples. Where it generates some, that comes first, and they are in the pool."""

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
+import batch_server as batches
 import pytest
+import scripted_server as scripted
 
 from stillroom.core.chat import ChatParameters, ChatRequest
 from stillroom.teachers.endpoint.address import Endpoint
-
-
-def _load(name: str, file: str) -> Any:
-    """A module of this folder, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-scripted = _load("scripted_server", "server.py")
-batches = _load("batch_server", "batch_server.py")
 
 
 @pytest.fixture

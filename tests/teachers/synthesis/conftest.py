@@ -1,53 +1,20 @@
-"""A scripted model that writes: it reads the numbered descriptions of a request, and answers with a text for each."""
+"""A scripted model that writes, and the server that it stands behind."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-_DESCRIPTION = re.compile(r"^\d+\. (\{.*\})$", re.MULTILINE)
-
-
-def descriptions(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a request asks for, in the order of its numbers."""
-    asked = next(message["content"] for message in body["messages"] if message["role"] == "user")
-    return [json.loads(line) for line in _DESCRIPTION.findall(asked)]
-
-
-def writes(text: Callable[[dict[str, Any], int], str | None]) -> Callable[[int, dict[str, Any]], dict[str, Any]]:
-    """A server's script: text(description, how many it has written so far) is what it writes, None leaves it out."""
-    count = 0
-
-    def script(number: int, body: dict[str, Any]) -> dict[str, Any]:
-        nonlocal count
-        inputs = []
-        for place, wanted in enumerate(descriptions(body), start=1):
-            if (written := text(wanted, count)) is not None:
-                inputs.append({"number": place, "text": written})
-            count += 1
-        return {"content": json.dumps({"inputs": inputs})}
-
-    return script
+from scripted_writer import descriptions, writes
 
 
 @pytest.fixture(scope="session")
 def serve() -> Any:
     """`with serve(script) as server`: the scripted server."""
-    name = "scripted_server"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "endpoint" / "server.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name].Server
+    from scripted_server import Server  # not every test here needs aiohttp
+
+    return Server
 
 
 @pytest.fixture(name="writes")

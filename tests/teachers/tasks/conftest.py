@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scripted_server as scripted
 
 from stillroom.knowledge.store import KnowledgeStore
 from stillroom.teachers.endpoint import client as client_module
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.durable import Asker
-
-_SPEC = importlib.util.spec_from_file_location("scripted_server", Path(__file__).parents[1] / "endpoint" / "server.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-scripted = importlib.util.module_from_spec(_SPEC)
-sys.modules.setdefault("scripted_server", scripted)
-_SPEC.loader.exec_module(scripted)
 
 
 @pytest.fixture(autouse=True)

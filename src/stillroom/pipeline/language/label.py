@@ -50,7 +50,7 @@ def label(work: LanguageWork) -> Taught:
     Raises:
         PolicyRefused: the teacher's terms forbid it.
     """
-    work.terms  # noqa: B018 - refuses before anything is spent
+    work.require_permission()  # before anything is spent
     inputs = {arm: work.inputs("label", arm) for arm in work.teachers}
     found = {arm: _answered(work, arm, inputs[arm]) for arm in work.teachers}
     work.listener.stage("label", resumed=None not in found.values())

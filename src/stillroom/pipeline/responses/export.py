@@ -10,6 +10,6 @@ from stillroom.pipeline.responses.work import ResponsesWork
 def export(work: ResponsesWork) -> Evidence:
     """Nothing is left to do: student/ loads with `transformers.AutoModelForCausalLM` alone."""
     evidence = evaluate(work)
-    work.terms  # noqa: B018 - refuses where the terms have changed since
+    work.require_permission()  # the terms may have changed since
     work.listener.stage("export", resumed=True)
     return evidence

@@ -50,7 +50,7 @@ def label(work: ResponsesWork) -> list[Learnt]:
         PolicyRefused: the teacher's terms forbid it.
         BadInput, EndpointStopped, StageFailed: as `ask_prompts`; StageFailed also where no response passed its check.
     """
-    work.terms  # noqa: B018 - refuses before anything is spent
+    work.require_permission()  # before anything is spent
     inputs, folder = work.inputs("label"), work.folder
     made = folder.teacher, folder.responses
     done = folder.done("label", inputs, *made)

@@ -1,6 +1,6 @@
 """A scripted OpenAI-compatible server on loopback, for tests and benchmarks.
 
-    python server.py --latency 0.1 --sigma 0 --rate 20     prints its port; GET /stats tells what it has seen
+    python scripted_server.py --latency 0.1 --sigma 0 --rate 20     prints its port; GET /stats tells what it has seen
 
 In a test, `script(number, body)` says what happens to the request with that number (from 0): a dict with any of
 
