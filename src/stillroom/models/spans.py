@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from stillroom.core.errors import BadInput, needs_extra
 from stillroom.core.spans import bio_names, spans_of_tags
 from stillroom.models.batching import as_texts
-from stillroom.models.manifest import read_manifest
 from stillroom.models.pieces import TaggedWord, tagged_words
-from stillroom.models.text import TextPredictor, load_classifier
+from stillroom.models.text import TextPredictor, load_classifier, restore
 
 with needs_extra("torch", "a token classifier"):
     from transformers import AutoModelForTokenClassification
@@ -76,12 +75,7 @@ def load(folder: Path) -> SpanPredictor:
     Raises:
         BadInput: the folder is not whole.
     """
-    facts = read_manifest(folder)
-    model, tokenizer = load_tagger(str(folder), facts["classes"])
-    (column,) = facts["columns"]
-    return SpanPredictor(
-        model, tokenizer, facts["classes"], column=column.name, max_length=facts["max_length"], batch_size=facts["batch_size"]
-    )
+    return restore(SpanPredictor, load_tagger, folder)
 
 
 def load_tagger(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,18 +112,24 @@ class TextPredictor:
         write_manifest(folder, kind=self.kind, classes=self.classes, columns=self.columns, **facts)
 
 
+P = TypeVar("P", bound=TextPredictor)
+
+
 def load(folder: Path) -> TextPredictor:
     """The predictor that `TextPredictor.save` wrote.
 
     Raises:
         BadInput: the folder is not whole.
     """
+    return restore(TextPredictor, load_classifier, folder)
+
+
+def restore(kind: type[P], load_model: Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerBase]], folder: Path) -> P:
+    """What `kind.save` wrote; `load_model` takes the folder's name and the classes."""
     facts = read_manifest(folder)
-    model, tokenizer = load_classifier(str(folder), facts["classes"])
+    model, tokenizer = load_model(str(folder), facts["classes"])
     (column,) = facts["columns"]
-    return TextPredictor(
-        model, tokenizer, facts["classes"], column=column.name, max_length=facts["max_length"], batch_size=facts["batch_size"]
-    )
+    return kind(model, tokenizer, facts["classes"], column=column.name, max_length=facts["max_length"], batch_size=facts["batch_size"])
 
 
 def load_classifier(

@@ -95,10 +95,8 @@ def _ask(work: ResponsesWork) -> Responses:
 
 def _models(work: ResponsesWork) -> Iterator[tuple[str, int, LanguagePredictor]]:
     """(arm, number of the seed, model), one in memory at a time."""
-    told, each = (
-        work.listener.task("answering and reading with every arm"),
-        [(arm, i) for arm in arms(work) for i in range(len(work.seeds))],
-    )
+    told = work.listener.task("answering and reading with every arm")
+    each = [(arm, i) for arm in arms(work) for i in range(len(work.seeds))]
     for number, (arm, i) in enumerate(each):
         told(number, len(each))
         yield arm, i, saved.load(work.folder.arm(arm, i))
