@@ -23,6 +23,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from stillroom.core.errors import BadInput
+from stillroom.core.interrupts import heeding_interrupts
 from stillroom.core.records import Calibration
 from stillroom.data.folds import deal
 from stillroom.models.calibrated import apply_calibration
@@ -264,7 +265,8 @@ class DistilledClassifier(ClassifierMixin, _Distilled):  # type: ignore[misc]
         """(m, K) what the teacher fitted on `X` answers to the rows `asked`; zeros for a class that it has not seen."""
         # Numbered from 0 without a gap: XGBoost takes no other classes.
         present, numbers = np.unique(codes, return_inverse=True)
-        teacher = seeded(self._teacher(), self._seed).fit(X, numbers)
+        with heeding_interrupts():
+            teacher = seeded(self._teacher(), self._seed).fit(X, numbers)
         probs = np.zeros((asked.shape[0], num_classes))
         probs[:, present] = _finite(teacher.predict_proba(asked))
         return probs
@@ -333,7 +335,9 @@ class DistilledRegressor(RegressorMixin, _Distilled):  # type: ignore[misc]
 
     def _ask(self, X: Any, y: Floats, asked: Any) -> Floats:
         """(m,) what the teacher fitted on `X` answers to the rows `asked`."""
-        return np.ravel(_finite(seeded(self._teacher(), self._seed).fit(X, y).predict(asked)))
+        with heeding_interrupts():
+            teacher = seeded(self._teacher(), self._seed).fit(X, y)
+        return np.ravel(_finite(teacher.predict(asked)))
 
 
 def _take(X: Any, rows: NDArray[np.intp]) -> Any:

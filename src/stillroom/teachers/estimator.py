@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 
 from stillroom.core.errors import BadInput, StageFailed, StillroomError
 from stillroom.core.fingerprint import fingerprint
+from stillroom.core.interrupts import heeding_interrupts
 from stillroom.core.protocols import Teacher
 from stillroom.core.records import Batch, Column
 from stillroom.models.estimator_files import load_estimator
@@ -72,7 +73,8 @@ class EstimatorRecipe:
             estimator = VotingClassifier([("alone", estimator)], voting="soft")
         pipeline = Pipeline([("features", feature_encoder(self.columns, estimator)), ("estimator", estimator)])
         try:
-            pipeline.fit(prepare(examples.features, self.columns), examples.target)
+            with heeding_interrupts():
+                pipeline.fit(prepare(examples.features, self.columns), examples.target)
         except StillroomError:
             raise
         except Exception as error:  # every library has errors of its own; all of them are about these rows and parameters

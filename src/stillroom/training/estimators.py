@@ -14,6 +14,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from stillroom.core.errors import BadInput
+from stillroom.core.interrupts import heeding_interrupts
 from stillroom.core.protocols import SoftLabelObjective
 from stillroom.core.records import Batch, Column, CurvePoint
 from stillroom.models.prepared import prepare
@@ -231,7 +232,8 @@ def seeded(estimator: Any, seed: int) -> Any:
 def _call(estimator: Any, fit: Any, *arguments: Any, **keywords: Any) -> Any:
     """`fit(...)`, its refusal of the parameters or the rows turned into one clear error."""
     try:
-        return fit(*arguments, **keywords)
+        with heeding_interrupts():
+            return fit(*arguments, **keywords)
     except BadInput:
         raise
     except Exception as error:
