@@ -46,6 +46,20 @@ def test_every_absent_file_and_undeclared_licence_is_told_at_once(tmp_path: Path
     assert "pool.xlsx is of no known format; allowed: .csv" in str(caught.value)
 
 
+def test_a_misspelt_estimator_is_refused_before_any_library_is_loaded(tmp_path: Path) -> None:
+    names = ("svm", "extra-tree", "os.system")
+    members = [{"teacher": {"kind": "estimator", "estimator": name}} for name in names]
+    with pytest.raises(BadInput) as caught:
+        check_job(job({"kind": "ensemble", "members": members}, tmp_path, student={"kind": "estimator", "estimator": "mpl"}))
+    assert [problem.place for problem in caught.value.problems] == [
+        "teacher.members[1].teacher.estimator",
+        "teacher.members[2].teacher.estimator",
+        "student.estimator",
+    ]
+    assert "= 'mpl' is not a known name for classification; did you mean 'mlp'?" in str(caught.value)
+    assert "= 'os.system' is outside the allowed packages" in str(caught.value)
+
+
 def test_one_forbidding_member_stops_the_ensemble_unless_it_is_waived(tmp_path: Path) -> None:
     (tmp_path / "none.skops").write_text("")
     members = [{"teacher": FITTED | {"licence": "mit"}}, {"teacher": FITTED | {"licence": "openai", "name": "gpt"}}]

@@ -91,8 +91,8 @@ def resolve_estimator(name: str, params: Mapping[str, Any], *, task: Task, seed:
         BadInput: an unknown package, class or parameter, a value that the class refuses, a classifier for regression
             (or the reverse), or a classifier without predict_proba.
     """
-    path = SHORT_NAMES[task].get(name, name)
-    cls = _find_class(name, path, task=task, place=f"{place}.estimator")
+    path = import_path(name, task=task, place=f"{place}.estimator")
+    cls = _find_class(name, path, place=f"{place}.estimator")
     _check_params(cls, params, place=f"{place}.params")
     accepted = _parameters(cls)
     defaults = _gaussian_process(task) if name == "gaussian-process" else _DEFAULTS.get(path, {})
@@ -126,7 +126,13 @@ def recipe_facts(estimator: BaseEstimator) -> dict[str, Any]:
     }
 
 
-def _find_class(name: str, path: str, *, task: Task, place: str) -> type[BaseEstimator]:
+def import_path(name: str, *, task: Task, place: str) -> str:
+    """Where the class lies that a job names; nothing is imported.
+
+    Raises:
+        BadInput: no short name for the task, nor a path into one of `ALLOWED_PACKAGES`.
+    """
+    path = SHORT_NAMES[task].get(name, name)
     package, _, inside = path.partition(".")
     if not inside:
         hint = nearest(name, SHORT_NAMES[task])
@@ -134,8 +140,12 @@ def _find_class(name: str, path: str, *, task: Task, place: str) -> type[BaseEst
     if package not in ALLOWED_PACKAGES:
         allowed = ", ".join(ALLOWED_PACKAGES)
         raise BadInput.at(place, f"= {name!r} is outside the allowed packages: {allowed}. For your own object use teacher kind: python.")
+    return path
+
+
+def _find_class(name: str, path: str, *, place: str) -> type[BaseEstimator]:
     try:
-        importlib.import_module(package)
+        importlib.import_module(path.partition(".")[0])
     except ModuleNotFoundError as error:
         raise BadInput.at(place, f"= {name!r} needs the package {error.name}: pip install {error.name}") from None
     module_path, _, class_name = path.rpartition(".")

@@ -20,9 +20,11 @@ from stillroom.lineage.policy import (
     student_provenance,
 )
 from stillroom.lineage.providers import endpoint_licence, provider_name
+from stillroom.models.estimators import import_path
 from stillroom.models.locate import locate_model
 from stillroom.spec.data import FileSourceSpec, HubSourceSpec, SklearnSourceSpec, SourceSpec
 from stillroom.spec.job import Job
+from stillroom.spec.student import EstimatorStudentSpec
 from stillroom.spec.teacher import (
     AnyTeacherSpec,
     EndpointTeacherSpec,
@@ -67,6 +69,9 @@ def check_job(job: Job) -> Terms:
         PolicyRefused: the terms of the teacher or the data forbid the job.
     """
     problems = [*_file_problems(job), *_fitted_problems(job.teacher, "teacher"), *_model_problems(job)]
+    for place, name in _estimators(job):
+        with collecting(problems):
+            import_path(name, task=job.kind_of_task, place=place)
     if isinstance(job.teacher, EndpointTeacherSpec):
         from stillroom.teachers.endpoint.build import build_endpoint_teacher
 
@@ -231,6 +236,21 @@ def _model_problems(job: Job) -> Iterator[Problem]:
 
 def _no_folder(place: str, name: str) -> Problem:
     return Problem(place, f"no such folder: {name}. Correct the path, or the environment variable it is made of.")
+
+
+def _estimators(job: Job) -> Iterator[tuple[str, str]]:
+    """Where the job names an estimator, and how."""
+
+    def named(spec: AnyTeacherSpec, place: str) -> Iterator[tuple[str, str]]:
+        if isinstance(spec, EnsembleTeacherSpec):
+            for i, member in enumerate(spec.members):
+                yield from named(member.teacher, _member(place, i))
+        elif isinstance(spec, EstimatorTeacherSpec) and spec.estimator is not None:
+            yield f"{place}.estimator", spec.estimator
+
+    yield from named(job.teacher, "teacher")
+    if isinstance(job.student, EstimatorStudentSpec):
+        yield "student.estimator", job.student.estimator
 
 
 def _fitted_problems(spec: AnyTeacherSpec, place: str) -> Iterator[Problem]:
