@@ -4,7 +4,7 @@
     python benchmarks/intents_endpoint.py --quick         five intents, a few steps, printed
     python benchmarks/intents_endpoint.py --json FILE     the raw figures as well
 
-One half of the training rows fine-tunes MiniLM-L6, which then answers behind `intents_server.py`; the other half is what it is asked, so
+One half of the training rows fine-tunes MiniLM-L6, which then answers behind `model_server.py`; the other half is what it is asked, so
 that its answers are out of sample, as an API's are. The students are MiniLM cut to two layers, with a fresh head: one learns from hard
 answers, the others from top-logprobs (`KINDS`). None sees a label in training (hard_label_weight 0); one kind's answers are calibrated on
 them. The control learns the labels of the same rows.
@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from model_server import serving
 
 import stillroom
 from stillroom.core.files import whole_folder
@@ -72,7 +69,7 @@ def main() -> None:
     split_rows(folder, quick=options.quick)
     train_teacher(folder / "model", folder / "teach.csv", epochs=2.0 if options.quick else TEACHER["num_train_epochs"])
     cut_start(folder / "start")
-    with serving(folder / "model"):
+    with serving(folder / "model", PORT):
         runs = {kind: distil(folder, kind, quick=options.quick) for kind in KINDS}
     results = measure(runs)
     print("\n".join(table(results)))
@@ -137,20 +134,6 @@ def cut_start(folder: Path) -> None:
     with whole_folder(folder) as draft:
         keep_layers(AutoModel.from_pretrained(source), KEPT_LAYERS).save_pretrained(draft)
         AutoTokenizer.from_pretrained(source).save_pretrained(draft)
-
-
-@contextmanager
-def serving(model: Path) -> Iterator[None]:
-    """A fixed port: an answer's key holds the endpoint's address."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "intents_server.py"), str(model), "--port", str(PORT)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("listening"), "the server did not start"
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def distil(folder: Path, kind: str, *, quick: bool) -> stillroom.Run:

@@ -34,7 +34,7 @@ from stillroom.teachers.checkers import numeric_match  # noqa: E402
 from stillroom.teachers.endpoint.address import Endpoint  # noqa: E402
 from stillroom.teachers.endpoint.durable import Asker  # noqa: E402
 from stillroom.teachers.rejection import Sample, Verified, accept_rates, kept, verify  # noqa: E402
-from stillroom.teachers.responses import response_reader, response_requests  # noqa: E402
+from stillroom.teachers.responses import response_questions  # noqa: E402
 from stillroom.teachers.tasks.rounds import ask_until_usable  # noqa: E402
 
 
@@ -55,8 +55,9 @@ def measure(folder: Path, step: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, KnowledgeStore(Path(scratch) / "store") as store, Server(replay) as server:
         server.keep = False
         for model, samples in by_model.items():
-            asked = response_requests(ChatParameters(model), [({"role": "user", "content": questions[int(s.example)]},) for s in samples])
-            found = ask_until_usable(Asker(store, Endpoint(server.base_url, None)), asked, response_reader(), asked_again=0)
+            prompts = [({"role": "user", "content": questions[int(s.example)]},) for s in samples]
+            asked = response_questions(ChatParameters(model), prompts, asked_again=0)
+            found = ask_until_usable(Asker(store, Endpoint(server.base_url, None)), asked)
             unusable.update(found.given_up)
             read = [
                 Sample(sample.example, said.answer, sample.expected, said.model, sample.difficulty)

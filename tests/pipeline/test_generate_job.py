@@ -252,8 +252,10 @@ def test_a_model_that_repeats_itself_leaves_cells_that_are_named(serve: Make, ma
 
 def test_prose_alone_is_one_clear_error(serve: Make, make: Make, tmp_path: Path) -> None:
     server = serve(lambda number, body: {"content": "Customers of a bank ask many things."})
-    with pytest.raises(StageFailed, match=r"generate: none of 48 examples .*48 not-json.*teacher\.structured"):
-        stillroom.run(make(server, generation={"rounds": 1, "per_request": 1}), run_dir=tmp_path / "run")
+    with pytest.raises(StageFailed, match=r"generate: none of 48 examples .*12 not-json.*teacher\.structured"):
+        stillroom.run(make(server, generation={"rounds": 1, "per_request": 4}), run_dir=tmp_path / "run")
+    with pytest.raises(StageFailed, match=r"teacher: none of 24 random requests of 48 .* 24 not-json.*Customers of a bank.*structured"):
+        stillroom.run(make(server, generation={"rounds": 1, "per_request": 1}), run_dir=tmp_path / "more")
 
 
 def test_the_budget_holds_and_a_larger_one_goes_on(serve: Make, make: Make, model: Model, tmp_path: Path) -> None:

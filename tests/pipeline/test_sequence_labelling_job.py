@@ -209,10 +209,20 @@ def test_answers_that_cannot_be_used_are_counted_shown_and_not_learnt(serve: Mak
         assert found == ([] if "a" in text.split() else [list(span.values()) for span in spans(text)])
 
 
-def test_too_few_usable_answers_are_one_clear_error(serve: Make, make: Make, tmp_path: Path) -> None:
-    server = serve(lambda number, body: {"content": json.dumps({"entities": [{"text": "elephant", "label": "thing"}]})})
-    with pytest.raises(StageFailed, match=r"teacher: 130 of 130 rows .* \(130 not-in-text\).* each mention is copied from the text"):
-        stillroom.run(make(server), run_dir=tmp_path / "run")
+@pytest.mark.parametrize(
+    ("right_one_in", "words"),
+    [
+        (5, r"teacher: \d+ of 130 rows .* \(\d+ not-in-text\); more than half"),
+        (10**9, r"teacher: none of 24 .*: 24 not-in-text; for one: 'eleph"),
+    ],
+)
+def test_too_few_usable_answers_are_one_clear_error(right_one_in: int, words: str, serve: Make, make: Make, tmp_path: Path) -> None:
+    def script(number: int, body: dict[str, Any]) -> dict[str, Any]:
+        wrong = (number + 1) % right_one_in
+        return {"content": json.dumps({"entities": [{"text": "elephant", "label": "thing"}] if wrong else mentions(said(body))})}
+
+    with pytest.raises(StageFailed, match=rf"{words}.* each mention is copied from the text"):
+        stillroom.run(make(serve(script), teacher={"asked_again": 0}), run_dir=tmp_path / "run")
     assert not (tmp_path / "run" / "student").exists()
 
 

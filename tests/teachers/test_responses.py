@@ -9,14 +9,18 @@ from stillroom.core.specification import Specification, WorkedExample
 from stillroom.teachers.checkers import exact_match
 from stillroom.teachers.final_answers import split_thinking
 from stillroom.teachers.rejection import Sample
-from stillroom.teachers.responses import Written, response_reader, response_requests, verify_against_vote, with_rationale
-from stillroom.teachers.tasks.unusable import Unusable, declined
+from stillroom.teachers.responses import Written, response_questions, verify_against_vote, with_rationale
+from stillroom.teachers.tasks.unusable import Reading, Unusable, declined
 
 USER = {"role": "user", "content": "Say {hi}."}
 
 
+def read(reply: Reply) -> Reading[Written]:
+    return response_questions(ChatParameters("m"), [(USER,)]).read(0, reply)
+
+
 def test_a_prompt_alone_is_asked_as_it_stands_and_as_often_as_wanted() -> None:
-    found = response_requests(ChatParameters("m"), [(USER,), (USER, USER)], samples=3)
+    found = response_questions(ChatParameters("m"), [(USER,), (USER, USER)], samples=3).requests
     assert [each.sample for each in found] == [0, 1, 2, 0, 1, 2]
     assert found[0].messages == (USER,)
     assert len({each.key("h") for each in found}) == 6
@@ -24,7 +28,7 @@ def test_a_prompt_alone_is_asked_as_it_stands_and_as_often_as_wanted() -> None:
 
 def test_the_task_comes_first_and_one_message_of_the_system_stays_one() -> None:
     told = Specification("Be kind.", examples=(WorkedExample("a", "b"), WorkedExample("c", {"d": 1})))
-    (found,) = response_requests(ChatParameters("m"), [({"role": "system", "content": "Short."}, USER)], told)
+    (found,) = response_questions(ChatParameters("m"), [({"role": "system", "content": "Short."}, USER)], told).requests
     assert [(m["role"], m["content"]) for m in found.messages] == [
         ("system", "Be kind.\n\nShort."), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", '{"d": 1}'), ("user", "Say {hi}.")
     ]  # fmt: skip
@@ -39,7 +43,7 @@ def test_the_task_comes_first_and_one_message_of_the_system_stays_one() -> None:
     ],
 )
 def test_the_chain_of_thought_is_read_apart(choice: Choice, written: Written) -> None:
-    assert response_reader()(Reply((choice,), model="big")).value == written
+    assert read(Reply((choice,), model="big")).value == written
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ def test_the_chain_of_thought_is_read_apart(choice: Choice, written: Written) ->
 )
 def test_what_is_no_response_is_told_apart(choice: Choice, reason: str) -> None:
     with pytest.raises(Unusable) as caught:
-        response_reader()(Reply((choice,)))
+        read(Reply((choice,)))
     assert caught.value.reason == reason
 
 

@@ -11,7 +11,7 @@ from stillroom.cli.terminal import Terminal
 from stillroom.core.duration import duration
 
 if TYPE_CHECKING:
-    from stillroom.teachers.endpoint.estimate import Estimate, Range
+    from stillroom.teachers.tasks.estimate import Estimate, Range
 
 
 def dry_run(job_file: Path, overrides: list[str] | None, run_dir: Path | None) -> None:
@@ -35,15 +35,22 @@ def words(estimate: Estimate, *, priced: bool, batch: bool = False) -> str:
         ("US dollars", _money(estimate.usd) if priced else "unknown: the job names no teacher.prices"),
         ("time", "as long as the vendor's batches take, a day at most each" if batch else _time(estimate.seconds)),
     ]
-    failed = f", {estimate.failed} of them without an answer" if estimate.failed else ""
-    sample = f"from a sample of {estimate.sampled} that was asked and is kept{failed}"
+    sample = f"from a sample of {estimate.sampled} that was asked and is kept"
     head = f"{estimate.rows:,} rows, those of the test split among them, {sample}:"
     time = "" if batch else "; of the time, from full concurrency to the sample's own rate"
     tail = f"In brackets 95 % intervals over the choice of the sample{time}."
     if batch and priced:
         tail += "\nThe money is what batches cost, half of teacher.prices; the sample was asked one by one, at all of it."
-    more = "Answers that cannot be used and are asked for anew come on top."
-    return "\n".join([head, *(f"  {name:18} {value}" for name, value in found), tail, more])
+    return "\n".join([head, *(f"  {name:18} {value}" for name, value in found), tail, _usable(estimate)])
+
+
+def _usable(estimate: Estimate) -> str:
+    """How many of the sample's answers can be used."""
+    again = f", {estimate.asked_again} questions asked again for it" if estimate.asked_again else ""
+    usable = estimate.sampled - estimate.given_up
+    if not estimate.given_up:
+        return f"All {usable} of the sample have an answer that can be used{again}."
+    return f"{usable} of {estimate.sampled} have an answer that can be used{again}; the others have none: {estimate.complaint}"
 
 
 def _counts(found: Range) -> str:

@@ -46,6 +46,11 @@ class Asked:
 
     @property
     def reasons(self) -> str:
-        """Why rows have no answer, the most frequent first: "8 off-label, 4 truncated"."""
-        ordered = sorted(self.failed.items(), key=lambda item: (-item[1], item[0]))
-        return ", ".join(f"{count} {reason}" for reason, count in ordered)
+        """Why rows have no answer: see `reasons_words`."""
+        return reasons_words(self.failed)
+
+
+def reasons_words(counts: Mapping[Any, int]) -> str:
+    """Reasons with their counts, the most frequent first: "8 off-label, 4 truncated"."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {reason}" for reason, count in ordered)

@@ -29,25 +29,16 @@ from stillroom.teachers.endpoint.build import EndpointTeacher, build_endpoint_te
 from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.endpoint.ledger import spent_so_far
 from stillroom.teachers.endpoint.standing import Standing
-from stillroom.teachers.tasks import rounds
 from stillroom.teachers.tasks.classification import ClassificationQuestion, label_texts
-from stillroom.teachers.tasks.extraction import label_spans, span_requests
+from stillroom.teachers.tasks.extraction import span_questions
+from stillroom.teachers.tasks.remedies import remedy
+from stillroom.teachers.tasks.rounds import Answers as Readings
+from stillroom.teachers.tasks.rounds import Questions, Reason, ask_until_usable
 
 MOST_UNANSWERED = 0.5
 """Where more than this share of the rows has no answer, something is wrong with the job or the server, and training hides it."""
 _STOPS = "stops"
 """The record of askings that ended in an error; see `asked_anew`."""
-_REMEDIES = {
-    "truncated": "raise teacher.max_tokens",
-    "off-label": "say in specification.task what an answer looks like, and define the labels",
-    "not-json": "try teacher.structured: prompt, or tool",
-    "invalid": "try teacher.structured: prompt, or tool",
-    "no-logprobs": "use teacher.answers: samples",
-    "refused": "say in specification.task what the answers are for",
-    "not-in-text": "say in specification.task that each mention is copied from the text, and show it in specification.examples",
-    "bad-request": "mend the request: teacher.structured, teacher.answers, teacher.extra",
-    "context-too-long": "use a model with a longer context, or shorter texts",
-}
 
 
 @dataclass
@@ -104,6 +95,11 @@ class ToldAsker(Asker):
     batch: bool = False
     ask_failed_again: bool = False
     tally: Tally = field(default_factory=Tally)
+
+    @property
+    def tries_first(self) -> bool:
+        """Not in a batch, which may take a day."""
+        return not self.batch
 
     def ask(self, requests: Iterable[ChatRequest]) -> Standing:
         rows = list(requests)
@@ -181,16 +177,18 @@ def question_of(work: Work) -> ClassificationQuestion:
     )
 
 
-def requests_of(work: Work, texts: Sequence[str]) -> list[ChatRequest]:
-    """All that is asked about the texts at first.
+def questions_of(work: Work, texts: Sequence[str]) -> Questions[Any]:
+    """What is asked about the texts.
 
     Raises:
         BadInput: a worked example of the specification is not what answers are.
     """
+    teacher = endpoint_of(work)
     if work.job.kind_of_task == "spans":
-        teacher = endpoint_of(work)
-        return span_requests(teacher.parameters, specification_of(work), texts, structured=teacher.structured)
-    return question_of(work).requests(texts)
+        return span_questions(
+            teacher.parameters, specification_of(work), texts, structured=teacher.structured, asked_again=teacher.asked_again
+        )
+    return question_of(work).about(texts, asked_again=teacher.asked_again)
 
 
 def texts_of(batch: Batch) -> list[str]:
@@ -208,15 +206,13 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
         BadInput, EndpointStopped: as `durable.ask_all`.
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
-    texts, teacher = texts_of(batch), endpoint_of(work)
+    texts = texts_of(batch)
     with asking(work, what) as asker:
         if work.job.kind_of_task == "spans":
-            spans = label_spans(
-                asker, teacher.parameters, specification_of(work), texts, structured=teacher.structured, asked_again=teacher.asked_again
-            )
+            spans = ask_until_usable(asker, questions_of(work, texts))
             values = np.fromiter(spans.values, dtype=object, count=len(texts))
             return Answers(values, settled(work, asker, what, spans, spans.given_up, rows=len(texts)), asker.tally)
-        labels = label_texts(asker, question_of(work), texts, asked_again=teacher.asked_again)
+        labels = label_texts(asker, question_of(work), texts, asked_again=endpoint_of(work).asked_again)
         unseen = None if labels.missing is None or np.isnan(labels.missing).all() else float(np.nanmean(labels.missing))
         asked = settled(work, asker, what, labels.answers, labels.given_up, rows=len(texts), off_labels=unseen)
         return Answers(labels.probabilities, asked, asker.tally)
@@ -230,7 +226,7 @@ def asking(work: Work, what: str) -> Iterator[ToldAsker]:
 
 
 def settled(
-    work: Work, asker: ToldAsker, what: str, answers: rounds.Answers[Any], given_up: Mapping[rounds.Reason, int], *, rows: int,
+    work: Work, asker: ToldAsker, what: str, answers: Readings[Any], given_up: Mapping[Reason, int], *, rows: int,
     off_labels: float | None = None,
 ) -> Asked:  # fmt: skip
     """What is recorded of rows that were put to an `asker`.
@@ -266,13 +262,13 @@ def settled(
     return asked
 
 
-def every_request(work: Work) -> list[ChatRequest]:
+def every_question(work: Work) -> Questions[Any]:
     """What a whole run asks: about the training rows, the pool and the test rows, equal ones once."""
     from stillroom.pipeline.label import pool_of
 
     data = work.dataset
     batches = [batch for batch in (data.train, pool_of(work), data.test) if batch is not None]
-    return requests_of(work, list(dict.fromkeys(text for batch in batches for text in texts_of(batch))))
+    return questions_of(work, list(dict.fromkeys(text for batch in batches for text in texts_of(batch))))
 
 
 def _budget_words(budget: Budget | None, asked: Asked, waiting: int, what: str) -> str:
@@ -294,9 +290,7 @@ def budget_reached(budget: Budget | None, found: str, **spent: float | None) -> 
 
 
 def _unanswered_words(asked: Asked, what: str) -> str:
-    first = max(asked.failed, key=lambda reason: asked.failed[reason])
-    remedy = _REMEDIES.get(first, "see what the server's log says")
     return (
         f"teacher: {asked.rows - asked.answered} of {asked.rows} {what} have no answer that can be used ({asked.reasons}); more "
-        f"than half are needed. For {first}: {remedy}. Run again then: those rows are asked once more, and what was answered is kept."
+        f"than half are needed. {remedy(asked.failed)} Run again then: those rows are asked once more, and what was answered is kept."
     )

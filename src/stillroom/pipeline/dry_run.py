@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from stillroom.core.errors import BadInput
@@ -11,7 +12,7 @@ from stillroom.pipeline.terms import check_job
 from stillroom.pipeline.work import family
 from stillroom.spec.job import Job
 from stillroom.spec.teacher import EndpointTeacherSpec
-from stillroom.teachers.endpoint.estimate import Estimate, dry_run
+from stillroom.teachers.tasks.estimate import Estimate, dry_run
 
 SAMPLE = 50
 
@@ -29,14 +30,11 @@ def estimate_labelling(job: Job, *, run_dir: Path | None = None, listener: Liste
     check_job(job)
     folder = RunFolder(run_dir or Path("runs") / (job.name or "job"))
     with folder.locked():
-        from stillroom.pipeline.asking import asked_anew, endpoint_of, open_store, tell
+        from stillroom.pipeline.asking import asked_anew, asker_of, endpoint_of, open_store
 
         # What `generation` would add costs requests to write: it is neither written nor counted here.
         work = family(job, "work").open_work(job.model_copy(update={"generation": None}), folder, listener or Silence())
-        teacher, rows = endpoint_of(work), family(job, "asking").every_request(work)
+        questions, factor = family(job, "asking").every_question(work), endpoint_of(work).price_factor
         with asked_anew(work, "a sample") as again, open_store(work) as store:
-            return dry_run(
-                store, teacher.endpoint, rows, sample=SAMPLE, seed=job.seed, prices=teacher.prices, budget=teacher.budget,
-                price_factor=teacher.price_factor, ask_failed_again=again,
-                listen=tell(work.listener, min(SAMPLE, len(rows)), "asking a sample"),
-            )  # fmt: skip
+            asker = replace(asker_of(work, store, ask_failed_again=again), batch=False)
+            return dry_run(asker, questions, sample=SAMPLE, seed=job.seed, price_factor=factor)

@@ -139,9 +139,9 @@ def check_against_data(work: Work) -> None:
     if work.job.specification is not None and (wrong := list(_label_problems(work.job.specification, work.given.classes, has_mentions))):
         raise BadInput(wrong)
     if has_mentions:
-        from stillroom.pipeline.asking import requests_of
+        from stillroom.pipeline.asking import questions_of
 
-        requests_of(work, ())  # refuses worked examples that are none
+        questions_of(work, ())  # refuses worked examples that are none
     if work.job.generation is not None and (wrong := list(work.job.generation.label_problems(work.given.classes))):
         raise BadInput(wrong)
     if isinstance(teacher, EstimatorTeacherSpec) and teacher.estimator is not None:

@@ -15,8 +15,9 @@ from stillroom.core.specification import Specification
 from stillroom.teachers.checkers import Check
 from stillroom.teachers.final_answers import split_thinking
 from stillroom.teachers.rejection import Sample, Verified, majority_vote, verify
-from stillroom.teachers.tasks.extraction import extraction_requests
-from stillroom.teachers.tasks.structured import Mode, structured_reader
+from stillroom.teachers.tasks.extraction import extraction_questions
+from stillroom.teachers.tasks.rounds import Questions
+from stillroom.teachers.tasks.structured import Mode
 from stillroom.teachers.tasks.unusable import Reading, Unusable, declined, said
 
 Message = Mapping[str, Any]
@@ -32,52 +33,46 @@ class Written:
     model: str = ""
 
 
-def response_requests(
+def response_questions(
     parameters: ChatParameters,
     conversations: Sequence[tuple[Message, ...]],
     specification: Specification | None = None,
     *,
     samples: int = 1,
     structured: Mode = "json-schema",
-) -> list[ChatRequest]:
+    asked_again: int = 2,
+) -> Questions[Written]:
     """`samples` requests a conversation, one after the other.
 
-    With an `output_schema` each is a text of the user's, and a record is asked for. Else the specification's task, where there is one,
-    comes first, as the system's message, and its examples as turns; then the conversation, unchanged.
+    With an `output_schema` each is a text of the user's, and a record is asked for: what is read is JSON on one line, in the order of the
+    teacher's keys. Else the specification's task, where there is one, comes first, as the system's message, and its examples as turns;
+    then the conversation, unchanged; a refusal cannot be used.
 
     Raises:
         BadInput: a schema that servers do not take, or a worked example that is not valid under it.
     """
+    read: Callable[[int, Reply], Reading[Written]] = _read_text
     if specification is not None and specification.output_schema is not None:
         texts = [str(conversation[-1]["content"]) for conversation in conversations]
-        once = extraction_requests(parameters, specification, texts, structured=structured)
+        records = extraction_questions(parameters, specification, texts, structured=structured)
+        once: Sequence[ChatRequest] = records.requests
+
+        def read(row: int, reply: Reply) -> Reading[Written]:
+            found = records.read(row, reply)
+            return Reading(Written(written_record(found.value), rationale(reply.choices[0]), reply.model), found.repairs)
     else:
         once = [ChatRequest(_told(specification, conversation), parameters) for conversation in conversations]
-    return [ChatRequest(each.messages, each.parameters, sample=sample) for each in once for sample in range(samples)]
+    requests = [ChatRequest(each.messages, each.parameters, sample=sample) for each in once for sample in range(samples)]
+    return Questions(requests, read, asked_again)
 
 
-def response_reader(specification: Specification | None = None) -> Callable[[Reply], Reading[Written]]:
-    """A function that reads a reply. It raises Unusable where the answer is refused, cut, empty, or no record under the schema.
-
-    A record is written as JSON on one line, in the order of the teacher's keys.
-
-    Raises:
-        BadInput: the specification's `output_schema` is none.
-    """
-    schema = None if specification is None else specification.output_schema
-    record = None if schema is None else structured_reader(schema)
-
-    def read(reply: Reply) -> Reading[Written]:
-        choice = reply.choices[0]
-        if record is not None:
-            found = record(choice)
-            return Reading(Written(written_record(found.value), rationale(choice), reply.model), found.repairs)
-        answer = said(choice)
-        if declined(answer):
-            raise Unusable("refused", "it is a refusal.")
-        return Reading(Written(answer, rationale(choice), reply.model))
-
-    return read
+def _read_text(row: int, reply: Reply) -> Reading[Written]:
+    """Raises Unusable where the answer is refused, cut or empty."""
+    choice = reply.choices[0]
+    answer = said(choice)
+    if declined(answer):
+        raise Unusable("refused", "it is a refusal.")
+    return Reading(Written(answer, rationale(choice), reply.model))
 
 
 def written_record(value: Any) -> str:

@@ -29,7 +29,6 @@ from stillroom.teachers.endpoint.breaker import EndpointStopped
 from stillroom.teachers.endpoint.budget import Budget, Prices, Spending
 from stillroom.teachers.endpoint.client import EndpointClient
 from stillroom.teachers.endpoint.durable import ask_all, ask_all_async, stored_outcomes
-from stillroom.teachers.endpoint.estimate import dry_run
 from stillroom.teachers.endpoint.ledger import SPENDING, numbered_entry, spent_so_far
 from stillroom.teachers.endpoint.meter import Meter
 from stillroom.teachers.endpoint.standing import Standing
@@ -409,21 +408,6 @@ def test_a_second_interrupt_waits_for_nothing(tmp_path: Path, serve: Make) -> No
     process.communicate(timeout=60)  # not the 300 seconds that the answers take, nor the 600 that it would wait
     with KnowledgeStore(tmp_path) as store:
         assert len(list(store)) >= 20
-
-
-def test_a_dry_run_tells_what_it_will_cost_and_wastes_nothing(
-    store: KnowledgeStore, serve: Make, endpoint: Make, make_requests: Make
-) -> None:
-    server = serve(lambda number, body: {"latency": 0.02, "content": "word " * (1 + int(text(body)[4:]) % 9)})
-    rows, place = make_requests(500), endpoint(server, max_concurrency=8)
-    told = dry_run(store, place, rows, sample=60, prices=PRICES)
-    assert (told.rows, told.sampled, told.failed, server.number) == (500, 60, 0, 60)
-    ended = ask_all(store, place, rows, prices=PRICES)
-    assert ended.asked == 440
-    assert told.requests.low <= 500 <= told.requests.high
-    assert told.completion_tokens.low < ended.spent.completion_tokens < told.completion_tokens.high
-    assert told.usd.low < ended.spent.usd < told.usd.high
-    assert told.seconds.low < told.seconds.high
 
 
 # --- secrets

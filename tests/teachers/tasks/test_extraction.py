@@ -17,7 +17,8 @@ from stillroom.core.chat import ChatParameters
 from stillroom.core.errors import BadInput
 from stillroom.core.spans import Span, bio_tags, words_of
 from stillroom.core.specification import Specification, WorkedExample
-from stillroom.teachers.tasks.extraction import extract, label_spans, located, span_requests
+from stillroom.teachers.tasks.extraction import extraction_questions, located, span_questions
+from stillroom.teachers.tasks.rounds import ask_until_usable
 from stillroom.teachers.tasks.unusable import Unusable
 
 Make = Callable[..., Any]
@@ -80,7 +81,7 @@ def test_gold_mentions_of_real_texts_come_back_at_their_places(file: str, column
     gold = {text: mentions(*row) for text, row in zip(texts, rows, strict=True)}
     labels = {mention["label"]: "" for each in gold.values() for mention in each}
     server = serve(lambda number, body: {"content": json.dumps({"entities": gold[body["messages"][1]["content"]]})})
-    answers = label_spans(asker(server), PARAMETERS, Specification("Find the names.", labels), texts, asked_again=0)
+    answers = ask_until_usable(asker(server), span_questions(PARAMETERS, Specification("Find the names.", labels), texts, asked_again=0))
     found = 0
     for (words, tags), text, spans, reason in zip(rows, texts, answers.values, answers.reasons, strict=True):
         if spans is not None:
@@ -165,7 +166,7 @@ def test_a_mention_that_is_not_in_the_text_is_asked_again(serve: Make, asker: Ma
         return {"content": json.dumps({"entities": [{"text": name, "label": "person"}]})}
 
     server = serve(script)
-    answers = label_spans(asker(server), PARAMETERS, Specification("Find people.", {"person": ""}), ["I saw Ann."])
+    answers = ask_until_usable(asker(server), span_questions(PARAMETERS, Specification("Find people.", {"person": ""}), ["I saw Ann."]))
     assert answers.values == ((Span(6, 9, "person"),),)
     assert answers.asked_again == {"not-in-text": 1}
     assert "'Ann Lee' is not in the text" in server.bodies[-1]["messages"][-1]["content"]
@@ -188,7 +189,10 @@ def test_records_under_a_schema_by_each_mode(serve: Make, asker: Make, answer: M
     example = WorkedExample("two of b", {"name": "b", "amount": 2})
     specification = Specification("Read the order.", output_schema=SCHEMA, examples=(example,))
     for mode in ("json-schema", "tool", "prompt"):
-        answers = extract(asker(server), PARAMETERS, specification, list(says), structured=mode, asked_again=0)  # type: ignore[arg-type]
+        answers = ask_until_usable(
+            asker(server),
+            extraction_questions(PARAMETERS, specification, list(says), structured=mode, asked_again=0),  # type: ignore[arg-type]
+        )
         assert answers.values == ({"name": "a", "amount": 3},) * 3 + (None, None)
         assert answers.given_up == {"invalid": 1, "truncated": 1}
         assert answers.repaired == {"prose": 1}
@@ -204,9 +208,9 @@ def test_what_a_specification_lacks_is_said() -> None:
         (Specification("t", output_schema=SCHEMA, examples=(WorkedExample("x", {}),)), r"examples\[0\]\.output: is not valid"),
     ):
         with pytest.raises(BadInput, match=words):
-            extract(None, PARAMETERS, broken, ["a"])  # type: ignore[arg-type]
+            extraction_questions(PARAMETERS, broken, ["a"])
     with pytest.raises(BadInput, match=r"specification\.labels: is empty"):
-        label_spans(None, PARAMETERS, Specification("t"), ["a"])  # type: ignore[arg-type]
+        span_questions(PARAMETERS, Specification("t"), ["a"])
 
 
 @pytest.mark.parametrize(
@@ -220,4 +224,4 @@ def test_what_a_specification_lacks_is_said() -> None:
 def test_a_worked_example_that_shows_what_is_wrong_is_refused(output: Any, words: str) -> None:
     specification = Specification("t", {"x": ""}, examples=(WorkedExample("I saw Ann.", output),))
     with pytest.raises(BadInput, match=rf"specification\.examples\[0\]\.output: .*{words}"):
-        span_requests(PARAMETERS, specification, [])
+        span_questions(PARAMETERS, specification, [])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stillroom.core.chat import ChatParameters, ChatRequest, Reply
-from stillroom.teachers.endpoint.breaker import EndpointStopped
+from stillroom.teachers.endpoint.breaker import EndpointStopped, Unanswered
 from stillroom.teachers.endpoint.budget import Budget
-from stillroom.teachers.tasks.rounds import ask_until_usable
+from stillroom.teachers.tasks.rounds import Questions, ask_until_usable
 from stillroom.teachers.tasks.unusable import Reading, Unusable, said
 
 Make = Callable[..., Any]
@@ -22,7 +22,7 @@ def requests(*texts: str, seed: int | None = None) -> list[ChatRequest]:
     return [ChatRequest(({"role": "user", "content": text},), PARAMETERS, seed) for text in texts]
 
 
-def number(reply: Reply) -> Reading[int]:
+def number(row: int, reply: Reply) -> Reading[int]:
     text = said(reply.choices[0])
     if not text.strip("# ").isdecimal():
         raise Unusable("off-label", f"{text!r} is no number; answer with digits.")
@@ -41,7 +41,7 @@ def test_a_bad_answer_is_shown_to_the_model_with_what_was_wrong(serve: Make, ask
         return {"content": {0: "<think>hm</think>one", 2: "two", 4: "3"}[len(more)] if first == "learns" else "never"}
 
     server = serve(script)
-    answers = ask_until_usable(asker(server), requests("good", "learns", "stubborn"), number)
+    answers = ask_until_usable(asker(server), Questions(requests("good", "learns", "stubborn"), number))
     assert answers.values == (1, 3, None)
     assert answers.reasons == (None, None, "off-label")
     assert answers.complete
@@ -52,7 +52,7 @@ def test_a_bad_answer_is_shown_to_the_model_with_what_was_wrong(serve: Make, ask
     assert last[1::2] == ["one", "two"]  # its thinking is not sent back
     assert last[2] == "This answer cannot be used: 'one' is no number; answer with digits."
     assert server.number == 3 + 2 + 2
-    again = ask_until_usable(asker(server), requests("good", "learns", "stubborn"), number)
+    again = ask_until_usable(asker(server), Questions(requests("good", "learns", "stubborn"), number))
     assert (again.values, again.asked_again, server.number) == (answers.values, answers.asked_again, 7)
 
 
@@ -67,7 +67,7 @@ def test_an_empty_or_refused_answer_is_drawn_afresh_and_a_filtered_one_is_final(
         return always.get(text) or (firsts[text] if seen[text] == 1 else {"content": "5"})
 
     texts = [*firsts, *always]
-    answers = ask_until_usable(asker(serve(script)), requests(*texts, seed=7), number)
+    answers = ask_until_usable(asker(serve(script)), Questions(requests(*texts, seed=7), number))
     assert answers.values == (5, 5, 5, None, None, None)
     assert answers.reasons[3:] == ("content-filter", "bad-request", "truncated")
     assert answers.asked_again == {"empty": 1, "refused": 2}
@@ -76,35 +76,35 @@ def test_an_empty_or_refused_answer_is_drawn_afresh_and_a_filtered_one_is_final(
 
 def test_another_draw_has_another_seed(serve: Make, asker: Make, answer: Make) -> None:
     server = serve(lambda count, body: answer("" if body["seed"] == 7 else "5"))
-    assert ask_until_usable(asker(server), requests("a", seed=7), number).values == (5,)
+    assert ask_until_usable(asker(server), Questions(requests("a", seed=7), number)).values == (5,)
 
 
 def test_a_cut_answer_is_asked_for_more_briefly_and_only_its_beginning_is_sent(serve: Make, asker: Make, answer: Make) -> None:
     server = serve(lambda count, body: answer("x" * 9000, "length") if len(body["messages"]) == 1 else {"content": "5"})
-    answers = ask_until_usable(asker(server), requests("a"), number)
+    answers = ask_until_usable(asker(server), Questions(requests("a"), number))
     assert (answers.values, answers.asked_again) == ((5,), {"truncated": 1})
     assert [len(text) for text in turns(server.bodies[-1])][1] == 4000
 
 
 def test_equal_rows_are_asked_once_and_none_again_if_so_told(serve: Make, asker: Make) -> None:
     server = serve(lambda count, body: {"content": "no" if turns(body)[0] == "a" else "2"})
-    answers = ask_until_usable(asker(server), requests("a", "b", "a", "b"), number, asked_again=0)
+    answers = ask_until_usable(asker(server), Questions(requests("a", "b", "a", "b"), number, asked_again=0))
     assert (answers.values, answers.given_up) == ((None, 2, None, 2), {"off-label": 2})
     assert (server.number, answers.asked_again) == (2, {})
-    more = ask_until_usable(asker(server), requests("a", "b", "a", "b"), number, asked_again=1)
+    more = ask_until_usable(asker(server), Questions(requests("a", "b", "a", "b"), number, asked_again=1))
     assert (server.number, more.asked_again) == (3, {"off-label": 2})
 
 
 def test_the_budget_leaves_rows_waiting_and_a_later_call_goes_on(serve: Make, asker: Make) -> None:
     server = serve(lambda count, body: {"content": "no" if len(turns(body)) == 1 else "7"})
     rows = requests(*"abcdef")
-    short = ask_until_usable(asker(server, budget=Budget(requests=4)), rows, number)
+    short = ask_until_usable(asker(server, budget=Budget(requests=4)), Questions(rows, number))
     assert (short.complete, short.waiting, server.number) == (False, 6, 4)
     assert set(short.values) == set(short.reasons) == {None}
     assert short.standings[-1].budget_reached
-    half = ask_until_usable(asker(server, budget=Budget(requests=8)), rows, number)
+    half = ask_until_usable(asker(server, budget=Budget(requests=8)), Questions(rows, number))
     assert (half.waiting, server.number, half.values.count(7), half.asked_again) == (4, 8, 2, {"off-label": 2})
-    whole = ask_until_usable(asker(server, budget=Budget(requests=100)), rows, number)
+    whole = ask_until_usable(asker(server, budget=Budget(requests=100)), Questions(rows, number))
     assert (whole.complete, whole.values, server.number) == (True, (7,) * 6, 12)
     assert whole.asked_again == {"off-label": 6}
 
@@ -120,9 +120,48 @@ def test_stopped_in_the_second_round_it_repeats_nothing(serve: Make, asker: Make
     server = serve(script)
     rows = requests(*"abcd")
     with pytest.raises(EndpointStopped):
-        ask_until_usable(asker(server), rows, number)
+        ask_until_usable(asker(server), Questions(rows, number))
     assert server.answered.total() == 4 + 1
     state["up"] = True
-    assert ask_until_usable(asker(server), rows, number).values == (7,) * 4
+    assert ask_until_usable(asker(server), Questions(rows, number)).values == (7,) * 4
     assert server.answered.total() == 8
     assert max(server.answered.values()) == 4  # the correction's text, which is the same in four conversations
+
+
+def test_where_a_trial_comes_to_nothing_the_other_rows_are_not_paid_for(serve: Make, asker: Make) -> None:
+    server = serve(lambda count, body: {"content": "The answer is: seven"})
+    rows = requests(*(f"row {i}" for i in range(500)))
+    words = (
+        r"none of 24 random requests of 500 has .*, and the others were not sent: 24 off-label; for one: "
+        r"'The answer is: seven' is no number; answer with digits\. For off-label: say in specification\.task"
+    )
+    with pytest.raises(Unanswered, match=words):
+        ask_until_usable(asker(server), Questions(rows, number))
+    assert server.number == 24 * 3
+    with pytest.raises(Unanswered, match=words):
+        ask_until_usable(asker(server), Questions(rows, number))  # killed or not: the same rows again, which are in the store
+    assert server.number == 24 * 3
+
+
+def test_one_usable_answer_of_a_trial_is_enough_and_its_rows_are_not_asked_twice(serve: Make, asker: Make) -> None:
+    rows = requests(*(f"row {i}" for i in range(60)))
+    server = serve(lambda count, body: {"content": "7" if count == 20 else "no"})
+    answers = ask_until_usable(asker(server), Questions(rows, number, asked_again=0))
+    assert (answers.given_up, server.number, max(server.answered.values())) == ({"off-label": 59}, 60, 1)
+
+
+def test_the_effort_for_a_row_counts_all_that_was_asked_about_it(serve: Make, asker: Make) -> None:
+    def script(count: int, body: dict[str, Any]) -> dict[str, Any]:
+        first, *more = turns(body)
+        if first == "bad":
+            return {"status": 400, "body": b"{}"}
+        return {"content": "7" if first == "good" or more else "no"}
+
+    server = serve(script)
+    good, learns, bad = ask_until_usable(asker(server), Questions(requests("good", "learns", "bad"), number)).efforts
+    assert [(each.questions, each.attempts) for each in (good, learns, bad)] == [(1, 1), (2, 2), (1, 1)]
+    assert good.usage is not None
+    assert learns.usage is not None
+    assert learns.usage.prompt_tokens > 2 * good.usage.prompt_tokens  # the correction holds the first question as well
+    assert learns.seconds > 0
+    assert (bad.usage, bad.seconds) == (None, 0.0)

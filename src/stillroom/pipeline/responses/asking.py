@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stillroom.core.asking import Asked
-from stillroom.core.chat import ChatRequest
 from stillroom.data.exchanges import Exchange
 from stillroom.pipeline.asking import Tally, asking, endpoint_of, settled
 from stillroom.pipeline.responses.work import ResponsesWork
-from stillroom.teachers.responses import Written, response_reader, response_requests
-from stillroom.teachers.tasks.rounds import Reason, ask_until_usable
+from stillroom.teachers.responses import Written, response_questions
+from stillroom.teachers.tasks.rounds import Questions, Reason, ask_until_usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,21 +32,25 @@ def ask_prompts(work: ResponsesWork, exchanges: Sequence[Exchange], what: str, *
     Raises:
         BadInput, EndpointStopped, StageFailed: as `pipeline.asking.ask_rows`.
     """
-    rows = _requests(work, exchanges, samples)
+    questions = _questions(work, exchanges, samples)
     with asking(work, what) as asker:
-        found = ask_until_usable(asker, rows, response_reader(work.told), asked_again=endpoint_of(work).asked_again)
-        asked = settled(work, asker, what, found, found.given_up, rows=len(rows))
-    parts = [slice(at, at + samples) for at in range(0, len(rows), samples)]
+        found = ask_until_usable(asker, questions)
+        asked = settled(work, asker, what, found, found.given_up, rows=len(questions.requests))
+    parts = [slice(at, at + samples) for at in range(0, len(questions.requests), samples)]
     return Responses([found.values[part] for part in parts], [found.reasons[part] for part in parts], asked, asker.tally)
 
 
-def every_request(work: ResponsesWork) -> list[ChatRequest]:
+def every_question(work: ResponsesWork) -> Questions[Written]:
     """What a whole run asks; equal requests once."""
-    rows = [*_requests(work, work.exchanges.train, endpoint_of(work).samples), *_requests(work, work.test_prompts, 1)]
-    return list({(row.messages_json, row.sample): row for row in rows}.values())
+    trained = _questions(work, work.exchanges.train, endpoint_of(work).samples)
+    requests = [*trained.requests, *_questions(work, work.test_prompts, 1).requests]
+    once = list({(each.messages_json, each.sample): each for each in requests}.values())
+    return replace(trained, requests=once)
 
 
-def _requests(work: ResponsesWork, exchanges: Sequence[Exchange], samples: int) -> list[ChatRequest]:
+def _questions(work: ResponsesWork, exchanges: Sequence[Exchange], samples: int) -> Questions[Written]:
     teacher = endpoint_of(work)
     conversations = [each.messages for each in exchanges]
-    return response_requests(teacher.parameters, conversations, work.told, samples=samples, structured=teacher.structured)
+    return response_questions(
+        teacher.parameters, conversations, work.told, samples=samples, structured=teacher.structured, asked_again=teacher.asked_again
+    )

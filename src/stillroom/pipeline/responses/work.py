@@ -136,7 +136,7 @@ def open_work(job: Job, folder: RunFolder, listener: Listener, allow_code: bool 
 def _settings_problems(work: ResponsesWork) -> list[Problem]:
     from stillroom.models.causal import sketch_causal
     from stillroom.pipeline.language.work import training_problems
-    from stillroom.teachers.responses import response_requests
+    from stillroom.teachers.responses import response_questions
 
     job, exchanges = work.job, work.exchanges
     problems = training_problems(job, sketch_causal(work.student_model, place="student.model"), job.training.max_length, reader="student")
@@ -151,7 +151,7 @@ def _settings_problems(work: ResponsesWork) -> list[Problem]:
                 )
     with collecting(problems):
         teacher = endpoint_of(work)
-        response_requests(teacher.parameters, [exchanges.train[0].messages], work.told, structured=teacher.structured)
+        response_questions(teacher.parameters, [exchanges.train[0].messages], work.told, structured=teacher.structured)
     return problems
 
 

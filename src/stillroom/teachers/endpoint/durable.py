@@ -37,6 +37,11 @@ class Asker:
     budget: Budget | None = None
     listen: Listen | None = None
 
+    @property
+    def tries_first(self) -> bool:
+        """Whether a few rows may be asked before the others."""
+        return True
+
     def ask(self, requests: Iterable[ChatRequest]) -> Standing:
         """`ask_all`."""
         return ask_all(self.store, self.endpoint, requests, prices=self.prices, budget=self.budget, listen=self.listen)

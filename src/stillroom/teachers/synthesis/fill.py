@@ -12,7 +12,7 @@ from stillroom.core.specification import Specification
 from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.synthesis.plan import Cell, Plan
 from stillroom.teachers.synthesis.prompts import SCHEMA, system_text, user_text
-from stillroom.teachers.tasks.rounds import Answers, ask_until_usable
+from stillroom.teachers.tasks.rounds import Answers, Questions, ask_until_usable
 from stillroom.teachers.tasks.structured import Mode, instruction, structured_parameters, structured_reader
 from stillroom.teachers.tasks.unusable import Reading
 
@@ -84,7 +84,7 @@ class Writer:
             ChatRequest(({"role": "system", "content": told}, {"role": "user", "content": text}), parameters, sample=sample)
             for text, sample in zip(texts, samples, strict=True)
         ]
-        return ask_until_usable(self.asker, requests, _read, asked_again=self.asked_again)
+        return ask_until_usable(self.asker, Questions(requests, _read, self.asked_again))
 
 
 def fill(writer: Writer, plan: Plan, judge: Judge, *, rounds: int, per_request: int, seed: int = 0) -> Filled:
@@ -179,7 +179,7 @@ def _drawn(texts: Sequence[str], most: int, chance: random.Random) -> list[str]:
 _parse = structured_reader(SCHEMA)
 
 
-def _read(reply: Reply) -> Reading[Texts]:
+def _read(row: int, reply: Reply) -> Reading[Texts]:
     found = _parse(reply.choices[0])
     texts: Texts = {}
     for item in found.value["inputs"]:

@@ -21,15 +21,15 @@ from stillroom.teachers.strict_json import one_line
 from stillroom.teachers.tasks.label_codes import label_codes
 from stillroom.teachers.tasks.label_masses import CodeReader, LabelMasses
 from stillroom.teachers.tasks.prompts import Message, beginning, with_text
-from stillroom.teachers.tasks.rounds import Answers, Reason, ask_until_usable
+from stillroom.teachers.tasks.rounds import Answers, Outcome, Questions, Reason, ask_until_usable
 from stillroom.teachers.tasks.structured import Mode, instruction, structured_parameters, structured_reader
 from stillroom.teachers.tasks.unusable import Reading, Repair, Unusable, refused_in_words, said
 
 Kind = Literal["text", "logprobs", "samples"]
 Floats = NDArray[np.float64]
 _MOST_LOGPROBS = 20
-_FIRST_ROWS = 8
-"""So many rows show whether a server gives log-probabilities at all, before all are paid for."""
+_FEWEST_ROWS = 8
+"""Fewer rows without log-probabilities say nothing of the server."""
 _PLACE = "teacher.answers"
 
 
@@ -95,14 +95,18 @@ class ClassificationQuestion:
         if self.kind == "logprobs":
             label_codes(len(self.classes))
 
-    def requests(self, texts: Iterable[str]) -> list[ChatRequest]:
-        """One a text; with kind "samples", as many as are wanted of each, one after the other."""
-        samples = range(self.samples if self.kind == "samples" else 1)
-        return [ChatRequest(with_text(self._beginning, text), self._asked, sample=sample) for text in texts for sample in samples]
+    def about(self, texts: Iterable[str], *, asked_again: int = 2) -> Questions[Any]:
+        """A request a text; with kind "samples", as many as are wanted of each, one after the other, and none is asked again: a corrected
+        answer would be drawn from another distribution.
 
-    def read(self, reply: Reply) -> Reading[Any]:
-        """The index of the label in `classes`; with kind "logprobs", its `LabelMasses`. Raises Unusable."""
-        return self._read(reply.choices[0])
+        What is read is the index of the label in `classes`; with kind "logprobs", its `LabelMasses`.
+        """
+        samples = range(self.samples if self.kind == "samples" else 1)
+        requests = [ChatRequest(with_text(self._beginning, text), self._asked, sample=sample) for text in texts for sample in samples]
+        return Questions(
+            requests, lambda row, reply: self._read(reply.choices[0]), 0 if self.kind == "samples" else asked_again,
+            _check_logprobs if self.kind == "logprobs" else None,
+        )  # fmt: skip
 
     @cached_property
     def _codes(self) -> dict[str, str]:
@@ -171,22 +175,18 @@ def label_texts(asker: Asker, question: ClassificationQuestion, texts: Sequence[
     """Ask about every text, and make probabilities of the answers.
 
     "text": 1 for the label that was named. "samples": the share of each label among the usable samples, of which at least half are
-    needed (self-consistency); see `shares`. A sample that cannot be used is not asked again: a corrected answer would be drawn from
-    another distribution. "logprobs": the estimate of `label_masses`.
+    needed (self-consistency); see `shares`. "logprobs": the estimate of `label_masses`.
 
     Args:
         asked_again: how often an answer that cannot be used is asked for anew; not for samples.
 
     Raises:
         BadInput: the server gives no log-probabilities.
-        EndpointStopped, StageFailed: as `durable.ask_all`.
+        EndpointStopped, StageFailed: as `ask_until_usable`.
 
     Source: self-consistency, Wang et al. 2023, section 2, arXiv:2203.11171.
     """
-    requests = question.requests(texts)
-    if question.kind == "logprobs":
-        _check_logprobs(asker, requests[:_FIRST_ROWS])
-    answers = ask_until_usable(asker, requests, question.read, asked_again=0 if question.kind == "samples" else asked_again)
+    answers = ask_until_usable(asker, question.about(texts, asked_again=asked_again))
     size = len(question.classes)
     if question.kind == "logprobs":
         masses: Sequence[LabelMasses | None] = answers.values
@@ -227,12 +227,10 @@ def _stacked(rows: Sequence[Floats | None], size: int) -> Floats:
     return np.array([np.full(size, np.nan) if row is None else row for row in rows]).reshape(-1, size)
 
 
-def _check_logprobs(asker: Asker, requests: Sequence[ChatRequest]) -> None:
+def _check_logprobs(outcomes: Sequence[Outcome]) -> None:
     """Raises BadInput where a server names no likely tokens in any of its first answers, or refuses to."""
-    asker.ask(requests)
-    outcomes = [outcome for outcome in asker.outcomes(requests) if outcome is not None]
     choices = [outcome.choices[0] for outcome in outcomes if isinstance(outcome, Reply)]
-    if choices and len(requests) == _FIRST_ROWS and not any(token.top for choice in choices for token in choice.logprobs or ()):
+    if choices and len(outcomes) >= _FEWEST_ROWS and not any(token.top for choice in choices for token in choice.logprobs or ()):
         words = f"= 'logprobs', but the server named no likely tokens in its first {len(choices)} answers; use answers: samples."
         raise BadInput.at(_PLACE, words)
     for outcome in outcomes:

@@ -12,20 +12,24 @@ from stillroom.core.chat import ChatParameters, ChatRequest, Reply
 from stillroom.core.errors import BadInput
 from stillroom.core.spans import Span
 from stillroom.core.specification import Specification
-from stillroom.teachers.endpoint.durable import Asker
 from stillroom.teachers.strict_json import one_line, schema_problem
 from stillroom.teachers.tasks.prompts import beginning, with_text
-from stillroom.teachers.tasks.rounds import Answers, ask_rows_until_usable
+from stillroom.teachers.tasks.rounds import Questions
 from stillroom.teachers.tasks.structured import Mode, instruction, structured_parameters, structured_reader
 from stillroom.teachers.tasks.unusable import Reading, Unusable
 
 _IN_ORDER = "List each mention separately, in the order of the text and exactly as it is written there; none may overlap."
 
 
-def extraction_requests(
-    parameters: ChatParameters, specification: Specification, texts: Sequence[str], *, structured: Mode = "json-schema"
-) -> list[ChatRequest]:
-    """A request a text, to be answered under the specification's `output_schema`.
+def extraction_questions(
+    parameters: ChatParameters,
+    specification: Specification,
+    texts: Sequence[str],
+    *,
+    structured: Mode = "json-schema",
+    asked_again: int = 2,
+) -> Questions[Any]:
+    """A request a text, whose answer is a record: plain data, valid under the specification's `output_schema`.
 
     Raises:
         BadInput: there is no such schema, servers do not take it, or a worked example is not valid under it.
@@ -38,28 +42,8 @@ def extraction_requests(
         if wrong := problem(example.output):
             raise BadInput.at(f"specification.examples[{i}].output", f"is not valid under output_schema: {wrong}; mend one of them.")
     start = beginning(specification, instruction(schema, structured), lambda output: json.dumps(output, ensure_ascii=False))
-    asked = structured_parameters(parameters, schema, structured)
-    return [ChatRequest(with_text(start, text), asked) for text in texts]
-
-
-def extract(
-    asker: Asker,
-    parameters: ChatParameters,
-    specification: Specification,
-    texts: Sequence[str],
-    *,
-    structured: Mode = "json-schema",
-    asked_again: int = 2,
-) -> Answers[Any]:
-    """A record a text: plain data, valid under the specification's `output_schema`.
-
-    Raises:
-        BadInput: there is no such schema, or it is none.
-        EndpointStopped, StageFailed: as `durable.ask_all`.
-    """
-    requests = extraction_requests(parameters, specification, texts, structured=structured)
-    read = structured_reader(specification.output_schema or {})
-    return ask_rows_until_usable(asker, requests, lambda row, reply: read(reply.choices[0]), asked_again=asked_again)
+    asked, read = structured_parameters(parameters, schema, structured), structured_reader(schema)
+    return Questions([ChatRequest(with_text(start, text), asked) for text in texts], lambda row, reply: read(reply.choices[0]), asked_again)
 
 
 def entity_specification(specification: Specification) -> Specification:
@@ -76,49 +60,35 @@ def entity_specification(specification: Specification) -> Specification:
     return replace(specification, task=task, output_schema=_closed({"entities": entities}))
 
 
-def span_requests(
-    parameters: ChatParameters, specification: Specification, texts: Sequence[str], *, structured: Mode = "json-schema"
-) -> list[ChatRequest]:
-    """A request a text, as `label_spans` makes them.
-
-    Raises:
-        BadInput: there are no labels; a worked example is not {"entities": [{"text", "label"}, ...]}, or its mentions are not to be found.
-    """
-    requests = extraction_requests(parameters, entity_specification(specification), texts, structured=structured)
-    for i, example in enumerate(specification.examples):
-        try:
-            located(example.input, example.output["entities"])
-        except Unusable as wrong:
-            raise BadInput.at(f"specification.examples[{i}].output", wrong.detail) from None
-    return requests
-
-
-def label_spans(
-    asker: Asker,
+def span_questions(
     parameters: ChatParameters,
     specification: Specification,
     texts: Sequence[str],
     *,
     structured: Mode = "json-schema",
     asked_again: int = 2,
-) -> Answers[tuple[Span, ...]]:
-    """The mentions in each text, at their places. A mention that is not there, or might be at several places, makes the answer unusable.
+) -> Questions[tuple[Span, ...]]:
+    """A request a text, whose answer is its mentions, at their places. A mention that is not there, or might be at several places, makes
+    the answer unusable.
 
     Args:
         specification: its labels are the kinds of mentions; worked examples' outputs are {"entities": [{"text", "label"}, ...]}.
 
     Raises:
-        BadInput: as `span_requests`.
-        EndpointStopped, StageFailed: as `durable.ask_all`.
+        BadInput: there are no labels; a worked example is none, or its mentions are not to be found.
     """
-    requests = span_requests(parameters, specification, texts, structured=structured)
-    read = structured_reader(entity_specification(specification).output_schema or {})
+    questions = extraction_questions(parameters, entity_specification(specification), texts, structured=structured, asked_again=asked_again)
+    for i, example in enumerate(specification.examples):
+        try:
+            located(example.input, example.output["entities"])
+        except Unusable as wrong:
+            raise BadInput.at(f"specification.examples[{i}].output", wrong.detail) from None
 
     def spans(row: int, reply: Reply) -> Reading[tuple[Span, ...]]:
-        found = read(reply.choices[0])
+        found = questions.read(row, reply)
         return Reading(located(texts[row], found.value["entities"]), found.repairs)
 
-    return ask_rows_until_usable(asker, requests, spans, asked_again=asked_again)
+    return Questions(questions.requests, spans, asked_again)
 
 
 def located(text: str, entities: Sequence[Mapping[str, str]]) -> tuple[Span, ...]:

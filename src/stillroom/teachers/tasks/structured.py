@@ -113,7 +113,7 @@ def _mended(text: str) -> Reading[Any]:
             wrong = wrong or str(error)
     if refused_in_words(text):
         raise Unusable("refused", one_line(text))
-    raise Unusable("not-json", f"the answer {wrong}. Answer with one JSON value alone.")
+    raise Unusable("not-json", f"{one_line(text)!r} {wrong}. Answer with one JSON value alone.")
 
 
 def _value(text: str) -> Any:
