@@ -18,7 +18,7 @@ from stillroom.pipeline.folder import read_record
 from stillroom.pipeline.label import TransferSet, label
 from stillroom.pipeline.review import corrected
 from stillroom.pipeline.work import Work
-from stillroom.spec.student import HuggingFaceStudentSpec
+from stillroom.spec.student import EstimatorStudentSpec, HuggingFaceStudentSpec
 
 TRAINING_RECORD = "training.json"
 
@@ -92,16 +92,18 @@ def _train_arm(work: Work, transfer: TransferSet, arm: str, seed: int) -> tuple[
     student = work.job.student
     if isinstance(student, HuggingFaceStudentSpec):
         return _train_encoder(work, student, batch, answers, weight, arm, seed, steps_as=len(transfer.batch))
-    return _train_estimator(work, batch, answers, weight, seed)
+    return _train_estimator(work, student, batch, answers, weight, seed)
 
 
-def _train_estimator(work: Work, batch: Batch, answers: Any, weight: float, seed: int) -> tuple[Predictor, list[CurvePoint]]:
+def _train_estimator(
+    work: Work, student: EstimatorStudentSpec, batch: Batch, answers: Any, weight: float, seed: int
+) -> tuple[Predictor, list[CurvePoint]]:
     from stillroom.objectives.soft_labels import SoftLabels
     from stillroom.students.estimators import build_student
     from stillroom.training.estimators import fit_classifier, fit_regressor
 
     data = work.dataset
-    recipe = build_student(work.job.student, task=data.task, columns=data.columns, seed=seed)  # type: ignore[arg-type]
+    recipe = build_student(student, task=data.task, columns=data.columns, seed=seed)
     objective = SoftLabels(work.job.temperature, weight)
     if data.task == "regression":
         return fit_regressor(recipe, batch, answers, hard_label_weight=weight, seed=seed)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-from stillroom.spec.base import PLUGIN, Count, ModelName, Params, Spec, by_kind, described
+from stillroom.spec.base import Count, ModelName, Params, Spec, described
 
 BUILTIN_STUDENTS = ("estimator", "huggingface")
 WIDTHS = ("hidden_size", "intermediate_size", "num_heads", "num_key_value_heads")
@@ -68,16 +68,4 @@ class HuggingFaceStudentSpec(Spec):
         return self
 
 
-class PluginStudentSpec(Spec):
-    """A kind that an installed package adds under the entry-point group 'stillroom.students'."""
-
-    kind: str
-    params: Params = described("Whatever the plugin takes.", default={})
-
-
-AnyStudentSpec = Annotated[
-    Annotated[EstimatorStudentSpec, Tag("estimator")]
-    | Annotated[HuggingFaceStudentSpec, Tag("huggingface")]
-    | Annotated[PluginStudentSpec, Tag(PLUGIN)],
-    by_kind("students", BUILTIN_STUDENTS),
-]
+AnyStudentSpec = Annotated[EstimatorStudentSpec | HuggingFaceStudentSpec, Field(discriminator="kind")]
