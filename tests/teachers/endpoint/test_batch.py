@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -174,13 +175,15 @@ shared = ChatParameters("m", max_tokens=8)
 rows = [ChatRequest(({{"role": "user", "content": f"row {{i}}"}},), shared) for i in range(50)]
 batch.ask_batch(KnowledgeStore({str(tmp_path)!r}), Endpoint({server.base_url!r}), rows, prices={PRICES!r}, budget=Budget(usd=0.05))
 """
-    process = subprocess.Popen([sys.executable, "-c", script])
+    (scratch := tmp_path / "scratch").mkdir()
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(scratch)})
     while not server.routes[route]:
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(0.05)
     process.kill()
     process.wait()
+    assert not list(scratch.iterdir()), "texts are left behind"
     server.stop_at = None
     rows, place = make_requests(60), endpoint(server)
     with KnowledgeStore(tmp_path) as store:
@@ -305,9 +308,9 @@ def test_the_key_is_in_the_header_and_nowhere_else(
     seen: list[bytes] = []
     replies_of = Results.replies
 
-    def spy(self: Results, path: Path) -> Any:
-        seen.append(path.read_bytes())
-        return replies_of(self, path)
+    def spy(self: Results, file: BinaryIO) -> Any:
+        seen.append(file.read())
+        return replies_of(self, io.BytesIO(seen[-1]))
 
     monkeypatch.setattr(Results, "replies", spy)
     with KnowledgeStore(tmp_path / "knowledge") as store:
@@ -342,14 +345,12 @@ def test_a_key_across_two_parts_of_a_file_is_blacked_out(endpoint: Make, monkeyp
     assert asyncio.run(read()) == b"x [key] y [key] sk-abc"
 
 
-def test_a_line_beyond_the_cap_is_skipped_and_its_row_is_silent(tmp_path: Path) -> None:
+def test_a_line_beyond_the_cap_is_skipped_and_its_row_is_silent() -> None:
     body = {"choices": [{"message": {"content": "y"}}]}
     lines = [json.dumps({"custom_id": name, "response": {"status_code": 200, "body": body}}).encode() for name in "abc"]
     lines[1] = lines[1][:-1] + b', "x": "' + b" " * 300_000 + b'"}'
-    path = tmp_path / "results"
-    path.write_bytes(b"\n".join(lines))
     results = Results({"a", "b", "c"}, 1000)
-    assert [key for key, _ in results.replies(path)] == ["a", "c"]
+    assert [key for key, _ in results.replies(io.BytesIO(b"\n".join(lines)))] == ["a", "c"]
     assert (results.unknown, results.silent()) == (1, ["b"])
 
 
@@ -388,12 +389,6 @@ def test_a_file_of_results_is_read_up_to_its_cap(store: KnowledgeStore, serve_ba
 def test_the_disk_that_is_full_is_named(
     store: KnowledgeStore, serve_batches: Make, endpoint: Make, make_requests: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Path, *args: Any, **kwargs: Any) -> Any:
-        if self.name.startswith("requests-") and "a" in args[0]:
-            raise OSError(28, os.strerror(28))
-        return real(self, *args, **kwargs)
-
-    real = Path.open
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(StageFailed, match=r"cannot write .*requests-"):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda buffering: Path("/dev/full").open("r+b", buffering))  # noqa: SIM115
+    with pytest.raises(StageFailed, match=r"cannot write /tmp.*: the disk is full"):
         ask_batch(store, endpoint(serve_batches(upper)), make_requests(2))

@@ -7,18 +7,17 @@ killed anywhere finds its batches again and submits nothing twice: at worst an u
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sized
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from stillroom.core import files
 from stillroom.core.chat import ChatRequest, Failure, Usage
 from stillroom.core.protocols import BlockStore
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.batch_api import CHAT_PATH, Batch, BatchApi
+from stillroom.teachers.endpoint.batch_files import ScratchFile
 from stillroom.teachers.endpoint.batch_records import BatchRecords, Uploaded
 from stillroom.teachers.endpoint.batch_results import Results
 from stillroom.teachers.endpoint.breaker import Breaker, EndpointStopped
@@ -70,10 +69,8 @@ def ask_batch(
     meter = Meter((prices or Prices()).times(price_factor), budget, spent_so_far(store))
 
     async def work() -> Standing:
-        with tempfile.TemporaryDirectory(prefix="stillroom-batch-") as folder:
-            async with BatchApi(endpoint) as api:
-                run = _Run(store, api, meter, Path(folder), ask_failed_again=ask_failed_again)
-                return await run.all(requests, listen or (lambda standing: None))
+        async with BatchApi(endpoint) as api:
+            return await _Run(store, api, meter, ask_failed_again=ask_failed_again).all(requests, listen or (lambda standing: None))
 
     return asyncio.run(work())
 
@@ -91,7 +88,7 @@ class _Line:
 class _Part:
     """A file of requests that grows."""
 
-    path: Path
+    lines: ScratchFile
     rows: dict[str, tuple[Row, Usage]] = field(default_factory=dict)
     size: int = 0
     most: Spending = NOTHING
@@ -102,7 +99,7 @@ class _Part:
     def add(self, line: _Line, most: Spending) -> None:
         self.rows[line.row.key] = line.row, line.most
         self.size, self.most = self.size + len(line.content), self.most + most
-        _append(self.path, line.content)
+        self.lines.append(line.content)
 
 
 @dataclass
@@ -110,12 +107,12 @@ class _Flight:
     """A batch at the vendor's.
 
     Attributes:
-        path: the lines of its rows, as far as this run has read them.
+        lines: of its rows, as far as this run has read them.
         keys: of an earlier run's batch: the rows, since they may still come by.
     """
 
     file: str
-    path: Path
+    lines: ScratchFile
     batch: Batch
     keys: frozenset[str] = frozenset()
     delay: float = 0.0
@@ -130,16 +127,17 @@ class _Flight:
 class _Run:
     """One run: one thing after the other, since the vendor takes the time."""
 
-    def __init__(self, store: BlockStore, api: BatchApi, meter: Meter, folder: Path, *, ask_failed_again: bool) -> None:
-        self._store, self._api, self._meter, self._folder = store, api, meter, folder
+    def __init__(self, store: BlockStore, api: BatchApi, meter: Meter, *, ask_failed_again: bool) -> None:
+        self._store, self._api, self._meter = store, api, meter
         self._endpoint, self._breaker = api.endpoint, Breaker(api.endpoint)
         self._rows = Rows(store, api.endpoint.name, ask_failed_again=ask_failed_again)
         self._records = BatchRecords(store, api.endpoint.name)
         self._flights: list[_Flight] = []
+        self._files = ExitStack()
         self._again: deque[Iterator[_Line]] = deque()
         self._unused: _Line | None = None  # the one that found no room
         self._asked: Counter[str] = Counter()  # how often before, of rows that are asked again
-        self._barren, self._held, self._parts = 0, False, 0
+        self._barren, self._held = 0, False
         self._total: int | None = None
         self._batches, self._budget_reached = Batches(), False
         self._start, self._rate = time.monotonic(), RecentRate()
@@ -148,7 +146,8 @@ class _Run:
         self._total = len(requests) if isinstance(requests, Sized) else None
         ticker = asyncio.create_task(tell(listen, self.standing))
         try:
-            await self._work(self._rows.missing(requests, self._meter.check))
+            with self._files:
+                await self._work(self._rows.missing(requests, self._meter.check))
         finally:
             ticker.cancel()
             listen(self.standing())
@@ -185,11 +184,11 @@ class _Run:
         if (name := self._records.batch(file)) is None:
             name = (await self._api.submit(file, uploaded.since)).id
             self._records.created(file, name)
-        self._flights.append(_Flight(file, self._new_path(), Batch(name, "unknown"), frozenset(uploaded.rows)))
+        self._flights.append(_Flight(file, self._scratch_file(), Batch(name, "unknown"), frozenset(uploaded.rows)))
 
     async def _fill(self, missing: AsyncIterator[tuple[Row, ChatRequest]]) -> _Part | None:
         """The next file of requests, as large as the limits and the budget allow; None where there is nothing to ask now."""
-        part = _Part(self._new_path())
+        part = _Part(self._scratch_file())
         while (line := await self._next_line(missing)) is not None:
             most = self._meter.prices.of(line.most)
             self._budget_reached = not self._meter.fits(part.most + most)
@@ -213,19 +212,19 @@ class _Run:
             content = b'{"custom_id":"%s","method":"POST","url":"%s","body":%s}\n' % (row.key.encode(), CHAT_PATH.encode(), body)
             line = _Line(row, most_tokens(request, len(body)), content)
             if (flight := next((each for each in self._flights if row.key in each.keys), None)) is not None:
-                _append(flight.path, content)  # on its way already; kept in case it must be asked again
+                flight.lines.append(content)  # on its way already; kept in case it must be asked again
             elif self._rows.waits(row):  # a batch of an earlier run has not brought it meanwhile
                 return line
         return None
 
     async def _submit(self, part: _Part) -> None:
-        file, since = await self._api.upload(part.path)
+        file, since = await self._api.upload(part.lines)
         uploaded = Uploaded(file, part.rows, part.most, since)
         await asyncio.to_thread(self._records.uploaded, uploaded)
         self._meter.spent += part.most
         batch = await self._api.submit(file, since)
         self._records.created(file, batch.id)
-        flight = _Flight(file, part.path, batch)
+        flight = _Flight(file, part.lines, batch)
         flight.looked(batch, time.monotonic())
         self._flights.append(flight)
 
@@ -251,20 +250,22 @@ class _Run:
         self._meter.spent += cost - uploaded.most
         self._flights.remove(flight)
         self._count(results, len(silent))
-        self._again.append(_lines(flight.path, {key: uploaded.rows[key] for key in again}))
+        self._again.append(_lines(flight.lines, {key: uploaded.rows[key] for key in again}))
         self._judge(flight.batch, failures, answered=bool(results.answered), gone=len(uploaded.rows) > len(again))
 
     async def _take_in(self, file: str, uploaded: Uploaded, results: Results) -> Spending:
         """Store the answers in a file of results. Returns what they cost."""
-        path, cost, entries = self._folder / "results", NOTHING, list[Entry]()
-        await self._api.download(file, path, len(uploaded.rows) * self._endpoint.max_response_bytes)
-        for key, reply in results.replies(path):
-            row, most = uploaded.rows[key]
-            cost += self._price(reply.usage or most)
-            entries.append(self._rows.entry(row, replace(reply, attempts=1 + self._asked[key])))
-            if len(entries) >= _ENTRIES_AT_ONCE:
-                await self._put(entries)
-                entries = []
+        cost, entries = NOTHING, list[Entry]()
+        with ScratchFile() as lines:
+            await self._api.download(file, lines, len(uploaded.rows) * self._endpoint.max_response_bytes)
+            with lines.reader() as reader:
+                for key, reply in results.replies(reader):
+                    row, most = uploaded.rows[key]
+                    cost += self._price(reply.usage or most)
+                    entries.append(self._rows.entry(row, replace(reply, attempts=1 + self._asked[key])))
+                    if len(entries) >= _ENTRIES_AT_ONCE:
+                        await self._put(entries)
+                        entries = []
         await self._put(entries)
         return cost
 
@@ -314,22 +315,14 @@ class _Run:
             await asyncio.to_thread(self._store.put_blocks, keys, blocks, facts)
             self._rows.stored(keys)
 
-    def _new_path(self) -> Path:
-        self._parts += 1
-        return self._folder / f"requests-{self._parts}.jsonl"
+    def _scratch_file(self) -> ScratchFile:
+        return self._files.enter_context(ScratchFile())
 
 
-def _lines(path: Path, rows: dict[str, tuple[Row, Usage]]) -> Iterator[_Line]:
-    """The lines of some rows in a file of requests."""
-    if rows and path.exists():
-        with path.open("rb") as file:
-            for content in file:
-                key = content.split(b'"', 4)[3].decode()
-                if key in rows:
-                    yield _Line(*rows[key], content)
-    path.unlink(missing_ok=True)
-
-
-def _append(path: Path, content: bytes) -> None:
-    with files.writing(path), path.open("ab") as file:
-        file.write(content)
+def _lines(lines: ScratchFile, rows: dict[str, tuple[Row, Usage]]) -> Iterator[_Line]:
+    """Those of some rows in a file of requests, which is closed behind them."""
+    with lines, lines.reader() as reader:
+        for content in reader if rows else ():
+            key = content.split(b'"', 4)[3].decode()
+            if key in rows:
+                yield _Line(*rows[key], content)

@@ -9,11 +9,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from stillroom.core import files
 from stillroom.teachers.endpoint.address import Endpoint
+from stillroom.teachers.endpoint.batch_files import ScratchFile
 from stillroom.teachers.endpoint.breaker import Breaker, EndpointStopped, words_of
 from stillroom.teachers.endpoint.client import backoff_seconds
 from stillroom.teachers.endpoint.transport import Transport
@@ -79,15 +78,15 @@ class BatchApi:
     async def __aexit__(self, *error: object) -> None:
         await self._transport.__aexit__(*error)
 
-    async def upload(self, path: Path) -> tuple[str, int]:
+    async def upload(self, lines: ScratchFile) -> tuple[str, int]:
         """Upload a file of requests: its name at the vendor's, and when that was by the vendor's clock (0 where it did not say)."""
         import aiohttp
 
         async def send() -> tuple[str, int]:
-            with path.open("rb") as file:
+            with lines.reader() as file:
                 form = aiohttp.FormData()
                 form.add_field("purpose", "batch")
-                form.add_field("file", file, filename=path.name, content_type="application/jsonl")
+                form.add_field("file", file, filename="requests.jsonl", content_type="application/jsonl")
                 answer = await self._json("POST", "files", data=form, deadline=_TRANSFER_SECONDS)
             with _understood(answer):
                 return str(answer["id"]), int(answer.get("created_at") or 0)
@@ -121,8 +120,8 @@ class BatchApi:
 
         return await self._patiently(send)
 
-    async def download(self, file: str, path: Path, most_bytes: int) -> None:
-        """A file of results, without the key.
+    async def download(self, file: str, target: ScratchFile, most_bytes: int) -> None:
+        """A file of results, without the key, into an empty file.
 
         Raises:
             EndpointStopped: as for all; also where the file is larger than `most_bytes`.
@@ -137,16 +136,14 @@ class BatchApi:
             async with self._transport.exchange("GET", place, deadline=_TRANSFER_SECONDS, timeout=silent) as response:
                 if response.status != 200:
                     raise refusal(response.status, await self._transport.read(response), response.headers, time.time())
-                with files.writing(path):
-                    path.unlink(missing_ok=True)
+                target.clear()
                 size = 0
                 async for part in self._transport.parts(response):
                     size += len(part)
                     if size > most_bytes:
                         response.close()
                         raise AttemptFailed("too-large", f"a file of more than {most_bytes} bytes", status=response.status)
-                    with files.writing(path), path.open("ab") as target:
-                        target.write(part)
+                    target.append(part)
 
         await self._patiently(send)
 

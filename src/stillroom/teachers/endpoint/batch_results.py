@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stillroom.core.chat import Reply
 from stillroom.teachers.endpoint.wire import AttemptFailed, parse_reply, refusal
@@ -30,16 +29,15 @@ class Results:
     duplicates: int = 0
     unknown: int = 0
 
-    def replies(self, path: Path) -> Iterator[tuple[str, Reply]]:
+    def replies(self, file: BinaryIO) -> Iterator[tuple[str, Reply]]:
         """The valid answers of a file, each row's first; the rest is counted."""
-        with path.open("rb") as file:
-            while line := file.readline(self.max_line_bytes + 1):
-                if len(line) > self.max_line_bytes:
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(1 << 16)
-                    self.unknown += 1
-                elif line.strip():
-                    yield from self._line(line)
+        while line := file.readline(self.max_line_bytes + 1):
+            if len(line) > self.max_line_bytes:
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(1 << 16)
+                self.unknown += 1
+            elif line.strip():
+                yield from self._line(line)
 
     def silent(self) -> list[str]:
         """The rows that no line speaks of."""
