@@ -37,6 +37,7 @@ class Answerer:
 
     def __init__(self, folder: Path) -> None:
         self.model: Any = load_predictor(folder)
+        self.name = "minilm-names" if self.model.kind == "spans" else "minilm-intents"
         self.waiting: asyncio.Queue[tuple[str, asyncio.Future[Any]]] = asyncio.Queue()
 
     async def read(self, text: str) -> Any:
@@ -61,10 +62,13 @@ class Answerer:
         body = await request.json()
         text = body["messages"][-1]["content"]
         found = await self.read(text)
-        choice = mentions(text, found) if isinstance(found, tuple) else label(body, found, self.model.classes)
-        written = 1 if "logprobs" in choice else max(len(choice["message"]["content"]) // 4, 1)
+        if isinstance(found, tuple):
+            choice = mentions(text, found)
+            written = len(choice["message"]["content"]) // 4
+        else:
+            choice, written = label(body, found, self.model.classes), 1
         usage = {"prompt_tokens": sum(len(m["content"]) for m in body["messages"]) // 4, "completion_tokens": written}
-        about = {"object": "chat.completion", "created": int(time.time()), "model": "minilm"}
+        about = {"object": "chat.completion", "created": int(time.time()), "model": self.name}
         return web.json_response({**about, "choices": [{"index": 0, "finish_reason": "stop", **choice}], "usage": usage})
 
 
