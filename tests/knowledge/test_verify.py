@@ -87,7 +87,8 @@ def test_a_damaged_byte_is_noticed_or_cannot_matter(filled: tuple[Path, list[str
 
 def test_a_page_that_ends_early_is_noticed() -> None:
     table = pa.table({"key": ["a", "b"]})
-    shard = SimpleNamespace(metadata=SimpleNamespace(num_rows=3), read=table.select, iter_batches=lambda batch_size: table.to_batches())
+    metadata = SimpleNamespace(num_rows=3)
+    shard = SimpleNamespace(metadata=metadata, read=lambda names, **_: table.select(names), iter_batches=lambda **_: table.to_batches())
     with pytest.raises(pa.ArrowInvalid, match="2 of 3 rows"):
         shards_module.read_column(shard, "key")
     with pytest.raises(pa.ArrowInvalid, match="2 of 3 rows"):

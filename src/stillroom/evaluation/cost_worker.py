@@ -46,7 +46,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes", "size_bytes", "parameters", "threads": a number, or None where it cannot be told.
     """
     folder, budget = Path(request["folder"]), float(request["budget_seconds"])
-    features = pd.read_parquet(request["features"])
+    features = pd.read_parquet(request["features"], use_threads=False)  # they may outlive it: apache/arrow#34314
     predictor = load_predictor(folder, allow_code=request["allow_code"])
     order = np.random.default_rng(request["seed"]).permutation(len(features))
     fits = _warm_up(predictor, features, order, budget)

@@ -34,6 +34,9 @@ _NAME = re.compile(rf"({ANSWER}|{CONTEXT})-[0-9a-f]{{16}}-([0-9a-f]{{8}})-(\w+-[
 _ROWS_PER_GROUP = 1 << 16
 _BLOCK_GROUP_BYTES = 1 << 18
 """Blocks are read one here, one there, in a trainer's order: a row group is what one of them costs to read."""
+_THREADS = False
+"""A column at a time leaves Arrow's threads nothing to do, and a process that ends right behind a read may die of them:
+apache/arrow#34314."""
 _CONTEXT_SCHEMA = pa.schema([("context", pa.string()), ("rows", pa.list_(pa.string()))])
 
 
@@ -229,7 +232,7 @@ def open_shard(folder: ShardFolder, name: str) -> Iterator[pq.ParquetFile]:
 
 def read_column(shard: pq.ParquetFile, name: str) -> pa.ChunkedArray:
     """A whole column of an open shard."""
-    values = shard.read([name])[name]
+    values = shard.read([name], use_threads=_THREADS)[name]
     _check_rows(shard, len(values))
     return values
 
@@ -239,7 +242,7 @@ def read_rows(shard: pq.ParquetFile, name: str, rows: NDArray[np.int64]) -> pa.C
     sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.metadata.num_row_groups)]
     ends = np.cumsum(sizes)
     groups, group_of = np.unique(ends.searchsorted(rows, side="right"), return_inverse=True)
-    values = shard.read_row_groups(groups.tolist(), [name])[name]
+    values = shard.read_row_groups(groups.tolist(), [name], use_threads=_THREADS)[name]
     starts = np.cumsum([0, *(sizes[group] for group in groups)])
     if len(values) != starts[-1]:
         raise pa.ArrowInvalid(f"{len(values)} of {starts[-1]} rows")
@@ -250,7 +253,7 @@ def read_rows(shard: pq.ParquetFile, name: str, rows: NDArray[np.int64]) -> pa.C
 def read_batches(shard: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     """The rows of an open shard, a few thousand at a time."""
     num_rows = 0
-    for batch in shard.iter_batches(batch_size=4096):
+    for batch in shard.iter_batches(batch_size=4096, use_threads=_THREADS):
         num_rows += len(batch)
         yield batch
     _check_rows(shard, num_rows)
