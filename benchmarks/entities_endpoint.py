@@ -47,7 +47,6 @@ class Kind:
 
 KINDS = {
     "answers": Kind("answers to every post", 0.0),
-    "both": Kind("answers and labels of every post, half and half", 0.5),
     "pool": Kind("answers to every post, labels of one in five, half and half", 0.5, unlabeled_share=0.8),
 }
 

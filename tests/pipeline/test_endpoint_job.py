@@ -31,6 +31,7 @@ from stillroom.pipeline.dry_run import estimate_labelling
 from stillroom.pipeline.folder import RunFolder
 from stillroom.pipeline.label import label
 from stillroom.pipeline.progress import Silence
+from stillroom.pipeline.review import Review
 from stillroom.pipeline.work import open_work
 from stillroom.spec.load import job_from
 from stillroom.teachers.endpoint import batch as batch_module
@@ -387,6 +388,47 @@ def test_a_dry_run_tells_what_the_run_will_take_and_the_run_keeps_its_answers(se
     assert re.search(r"110 rows, those of the test split among them, from a sample of 50 .*\n +requests +110 +\(110 to 110\)\n", out), err
     assert re.search(r"US dollars +0\.0\d+ +\(0\.0\d+ to 0\.0\d+\)", out)
     assert server.number == 110
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_a_server_that_answered_garbage_is_asked_again_once_it_is_mended(share: float, serve: Make, make: Make, tmp_path: Path) -> None:
+    state = {"mended": False}
+
+    def script(number: int, body: dict[str, Any]) -> dict[str, Any]:
+        lost = random.Random(said(body)).random() < share
+        return {"content": "@@@ garbage"} if lost and not state["mended"] else answer(number, body)
+
+    server = serve(script)
+    with pytest.raises(StageFailed, match=r"no answer that can be used|has an answer that can be used"):
+        stillroom.run(make(server), run_dir=tmp_path / "run", until="label")
+    state["mended"] = True
+    stillroom.run(make(server), run_dir=tmp_path / "run")
+    assert Asked.from_json(record(tmp_path / "run")["asked"]).answered == 80
+    number = server.number
+    stillroom.run(make(server, evaluation={"seeds": 1, "resamples": 100, "cost": False}), run_dir=tmp_path / "run")
+    assert server.number == number
+
+
+def test_a_stop_among_the_test_rows_asks_nothing_about_the_others_again(serve: Make, make: Make, tmp_path: Path) -> None:
+    tests, state = set[str](), {"mended": False}
+
+    def script(number: int, body: dict[str, Any]) -> dict[str, Any]:
+        if said(body) in tests:
+            return answer(number, body) if state["mended"] else {"status": 401}
+        return {"status": 400, "body": b"{}"} if random.Random(said(body)).random() < 0.15 else answer(number, body)
+
+    server = serve(script)
+    job = make(server)
+    tests |= set(pd.read_csv(tmp_path / "test.csv")["text"])
+    with pytest.raises(StageFailed):
+        stillroom.run(job, run_dir=tmp_path / "run")
+    state["mended"] = True
+    number, recorded = server.number, record(tmp_path / "run")
+    assert 0 < recorded["answers"] < 80
+    reviewed = Review(tmp_path / "run", reviewer="ann", num_rows=10)
+    assert (server.number, int(np.isfinite(reviewed.transfer.answers).all(axis=1).sum())) == (number, recorded["answers"])
+    stillroom.run(job, run_dir=tmp_path / "run")
+    assert (server.number, record(tmp_path / "run")["answers"]) == (number + 30, recorded["answers"])
 
 
 @pytest.mark.parametrize("answers", ["logprobs", "samples"])

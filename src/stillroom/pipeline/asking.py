@@ -118,22 +118,38 @@ class ToldAsker(Asker):
             yield outcome
 
 
-@contextmanager
-def asked_anew(work: Work, what: str) -> Iterator[bool]:
-    """Around the asking of something: whether what failed for good before is asked again.
+@dataclass(frozen=True)
+class Anew:
+    """How an asking treats what came to nothing before.
 
-    It is after every asking, of whatever, that ended because the endpoint was down, or the job or the server wrong: the cause is mended
-    by then, and rows that failed of it would stay lost. A budget that was reached is no such end.
+    Attributes:
+        ask_failed_again: requests that failed for good are sent again.
+        draws: as in `Asker`.
+    """
+
+    ask_failed_again: bool
+    draws: int
+
+
+@contextmanager
+def asked_anew(work: Work, what: str, *, done: bool = False) -> Iterator[Anew]:
+    """Around the asking of something.
+
+    What failed, or could not be used, is asked again after every asking, of whatever, that ended because the endpoint was down, or the job
+    or the server wrong: the cause is mended by then, and rows that failed of it would stay lost. A budget that was reached is no such end.
+
+    Args:
+        done: it was asked to its end before, and the answers of that time are wanted.
     """
     known = read_record(work.folder.record(_STOPS))
     stops, heeded = known.get("stops", 0), known.get("heeded", {})
-    again = heeded.get(what, 0) < stops
+    before = heeded.get(what, 0)
     try:
-        yield again
+        yield Anew(False, before) if done else Anew(before < stops, stops)
     except (EndpointStopped, Unanswered):
         work.folder.finish(_STOPS, "", stops=stops + 1, heeded=heeded)
         raise
-    if again:
+    if before < stops and not done:
         work.folder.finish(_STOPS, "", stops=stops, heeded={**heeded, what: stops})
 
 
@@ -149,12 +165,12 @@ def endpoint_of(work: Work) -> EndpointTeacher:
     return build_endpoint_teacher(work.job.teacher, work.job.budget)
 
 
-def asker_of(work: Work, store: BlockStore, *, ask_failed_again: bool = False) -> ToldAsker:
+def asker_of(work: Work, store: BlockStore, anew: Anew) -> ToldAsker:
     """What asks the job's teacher, through `store`."""
     teacher = endpoint_of(work)
     return ToldAsker(
-        store, teacher.endpoint, teacher.prices, teacher.budget, listener=work.listener, batch=teacher.batch,
-        ask_failed_again=ask_failed_again,
+        store, teacher.endpoint, teacher.prices, teacher.budget, draws=anew.draws, listener=work.listener, batch=teacher.batch,
+        ask_failed_again=anew.ask_failed_again,
     )  # fmt: skip
 
 
@@ -196,18 +212,19 @@ def texts_of(batch: Batch) -> list[str]:
     return ["" if text is None else str(text) for text in batch.features.iloc[:, 0].tolist()]
 
 
-def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
+def ask_rows(work: Work, batch: Batch, what: str, *, done: bool = False) -> Answers:
     """The teacher's answers to the rows; what the store does not hold is asked.
 
     Args:
         what: the rows in words, for messages.
+        done: they were asked before, and that is what is wanted.
 
     Raises:
         BadInput, EndpointStopped: as `durable.ask_all`.
         StageFailed: the budget is reached, or too few rows have an answer that can be used. What was answered is kept.
     """
     texts = texts_of(batch)
-    with asking(work, what) as asker:
+    with asking(work, what, done=done) as asker:
         if work.job.kind_of_task == "spans":
             spans = ask_until_usable(asker, questions_of(work, texts))
             values = np.fromiter(spans.values, dtype=object, count=len(texts))
@@ -219,10 +236,10 @@ def ask_rows(work: Work, batch: Batch, what: str) -> Answers:
 
 
 @contextmanager
-def asking(work: Work, what: str) -> Iterator[ToldAsker]:
+def asking(work: Work, what: str, *, done: bool = False) -> Iterator[ToldAsker]:
     """The job's endpoint, through the job's store, to be asked about `what`."""
-    with asked_anew(work, what) as again, open_store(work) as store:
-        yield asker_of(work, store, ask_failed_again=again)
+    with asked_anew(work, what, done=done) as anew, open_store(work) as store:
+        yield asker_of(work, store, anew)
 
 
 def settled(

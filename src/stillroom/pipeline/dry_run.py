@@ -35,6 +35,6 @@ def estimate_labelling(job: Job, *, run_dir: Path | None = None, listener: Liste
         # What `generation` would add costs requests to write: it is neither written nor counted here.
         work = family(job, "work").open_work(job.model_copy(update={"generation": None}), folder, listener or Silence())
         questions, factor = family(job, "asking").every_question(work), endpoint_of(work).price_factor
-        with asked_anew(work, "a sample") as again, open_store(work) as store:
-            asker = replace(asker_of(work, store, ask_failed_again=again), batch=False)
+        with asked_anew(work, "a sample") as anew, open_store(work) as store:
+            asker = replace(asker_of(work, store, anew), batch=False)
             return dry_run(asker, questions, sample=SAMPLE, seed=job.seed, price_factor=factor)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stillroom.core.records import Measure
 from stillroom.evaluation.endpoint_cost import endpoint_cost
-from stillroom.pipeline.asking import Answers, ask_rows, endpoint_of
+from stillroom.pipeline.asking import Tally, ask_rows, endpoint_of
 from stillroom.pipeline.work import Work
 from stillroom.report.asking import TEST_ROWS, asking_words
 
@@ -29,7 +29,7 @@ def ask_test_rows(work: Work) -> tuple[NDArray[Any], list[Measure]]:
     if answers.asked.answered < answers.asked.rows:
         work.listener.say(asking_words({TEST_ROWS: answers.asked}, work.job.task)[0])
     work.folder.finish(RECORD, work.inputs("evaluate"), asked=answers.asked.to_json())
-    return _with_stand_ins(work, answers.values), _costs(work, answers) if work.job.evaluation.cost else []
+    return _with_stand_ins(work, answers.values), teacher_costs(work, answers.tally, answers.asked.rows) if work.job.evaluation.cost else []
 
 
 def _with_stand_ins(work: Work, values: NDArray[Any]) -> NDArray[Any]:
@@ -46,14 +46,15 @@ def _class_shares(work: Work) -> NDArray[np.float64]:
     return np.asarray(counts / counts.sum())
 
 
-def _costs(work: Work, answers: Answers) -> list[Measure]:
-    teacher, usage = endpoint_of(work), answers.tally.usage
+def teacher_costs(work: Work, tally: Tally, num_rows: int) -> list[Measure]:
+    """What the requests behind `num_rows` rows took: tokens, latency, and money as it is paid."""
+    teacher, usage = endpoint_of(work), tally.usage
     prices = None if teacher.prices is None else teacher.prices.times(teacher.price_factor)
     return endpoint_cost(
         "teacher",
-        seconds=answers.tally.seconds,
+        seconds=tally.seconds,
         tokens=[each.tokens for each in usage],
         usd=None if prices is None else [prices.of(each).usd for each in usage],
-        num_rows=answers.asked.rows,
+        num_rows=num_rows,
         confidence=work.job.evaluation.confidence,
     )

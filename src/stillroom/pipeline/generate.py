@@ -26,6 +26,7 @@ from stillroom.spec.generation import GenerationSpec, complete
 from stillroom.spec.job import Job
 
 if TYPE_CHECKING:
+    from stillroom.pipeline.asking import Anew
     from stillroom.teachers.endpoint.budget import Spending
     from stillroom.teachers.synthesis.fill import Filled, Writer
     from stillroom.teachers.synthesis.plan import Cell, Plan
@@ -77,8 +78,8 @@ def generate(work: Work) -> None:
     folder.begin(GENERATE)
     from stillroom.pipeline.asking import asked_anew
 
-    with counted(folder.count(GENERATE), inputs) as seconds, asked_anew(work, EXAMPLES) as again:
-        made = _write(work, around, again)
+    with counted(folder.count(GENERATE), inputs) as seconds, asked_anew(work, EXAMPLES) as anew:
+        made = _write(work, around, anew)
         work.listener.say(summary(made)[0])
         _require_some(work, made)
         folder.finish(GENERATE, inputs, accepted=made.accepted, seconds=seconds())
@@ -149,7 +150,7 @@ def _inputs(work: Work, around: Around) -> str:
     return fingerprint(GENERATE, __version__, job.seed, teacher, section, facts, list(around.real), list(around.evaluation))
 
 
-def _write(work: Work, around: Around, again: bool) -> Generated:
+def _write(work: Work, around: Around, anew: Anew) -> Generated:
     from stillroom.data.removal import Removal
     from stillroom.pipeline.asking import open_store
     from stillroom.teachers.endpoint.ledger import spent_so_far
@@ -161,7 +162,7 @@ def _write(work: Work, around: Around, again: bool) -> Generated:
     known = [*around.real, *(example.input for example in around.specification.examples)]
     removal = Removal(around.evaluation, known, remove.near_duplicates, remove.min_words, remove.max_words, remove.languages)
     with open_store(work) as store:
-        writer = _writer(work, store, around.specification, again)
+        writer = _writer(work, store, around.specification, anew)
         filled = fill(writer, plan, removal.reasons, rounds=spec.rounds, per_request=spec.per_request, seed=job.seed)
         spent = spent_so_far(store)
         store.seal()
@@ -170,7 +171,7 @@ def _write(work: Work, around: Around, again: bool) -> Generated:
     return made
 
 
-def _writer(work: Work, store: BlockStore, specification: Specification, again: bool) -> Writer:
+def _writer(work: Work, store: BlockStore, specification: Specification, anew: Anew) -> Writer:
     from stillroom.pipeline.asking import asker_of, endpoint_of
     from stillroom.teachers.synthesis.fill import Writer
 
@@ -182,7 +183,7 @@ def _writer(work: Work, store: BlockStore, specification: Specification, again: 
         teacher.parameters, temperature=spec.sampling_temperature, top_logprobs=None, max_tokens=None if renamed else spec.max_tokens,
         extra={**teacher.parameters.extra, **({"max_completion_tokens": spec.max_tokens} if renamed else {})},
     )  # fmt: skip
-    return Writer(asker_of(work, store, ask_failed_again=again), parameters, specification, teacher.structured, teacher.asked_again)
+    return Writer(asker_of(work, store, anew), parameters, specification, teacher.structured, teacher.asked_again)
 
 
 def _quality(job: Job, plan: Plan, filled: Filled, spent: Spending, around: Around) -> Generated:

@@ -40,7 +40,7 @@ def label_endpoint(work: Work) -> TransferSet:
             answers = ask_rows(work, batch, TRANSFER_SET)
             record = folder.finish("label", inputs, **_conclude(work, answers, batch), seconds=seconds())
     else:
-        answers = ask_rows(work, batch, TRANSFER_SET)
+        answers = ask_rows(work, batch, TRANSFER_SET, done=True)
     calibration = Calibration(**{**record["calibration"], "prior": tuple(record["calibration"]["prior"])})
     values = apply_calibration(answers.values, calibration) if calibration.kept else answers.values
     if job.generation is not None:

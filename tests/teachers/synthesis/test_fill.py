@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_writer import descriptions
 
 from stillroom.core.chat import ChatParameters
 from stillroom.core.specification import Specification, WorkedExample
@@ -140,3 +141,18 @@ def test_all_requests_begin_alike_and_near_misses_name_both_labels(
     asked = [descriptions(body)[0] for body in server.bodies]
     assert {"label": "card", "case": "near-miss", "mistaken_for": "rate", "with": {"tone": "calm"}} in asked
     assert {"label": "rate", "case": "ordinary", "with": {"tone": "angry"}} in asked
+
+
+def test_a_label_that_is_never_written_costs_none_of_the_others_its_examples(store: KnowledgeStore, serve: Serve, writes: Any) -> None:
+    """More requests of it than a trial has rows, in a round of their own."""
+    ordinary = writes(varied)
+
+    def script(number: int, body: dict[str, Any]) -> dict[str, Any]:
+        refused = any(wanted["label"] == "rate" for wanted in descriptions(body))
+        return {"content": "I cannot write that."} if refused else ordinary(number, body)
+
+    plan = make_plan(60, labels={"card": 0.5, "rate": 0.5}, axes={"tone": {"calm": 1.0}}, hard=0.0, seed=1)
+    with serve(script) as server:
+        made = filled(store, server, plan, rounds=2, per_request=1)
+    assert {cell.label for cell in made.accepted} == {"card"}
+    assert (len(made.examples), made.rounds, made.unusable.total()) == (30, 2, 60)

@@ -173,9 +173,9 @@ def test_logprobs_of_codes_are_probabilities_of_labels(serve: Make, asker: Make,
 @pytest.mark.parametrize("logprobs", [None, {"content": [{"token": "B", "logprob": -0.1, "top_logprobs": []}]}])
 def test_a_server_without_logprobs_is_told_from_its_first_rows(logprobs: Any, serve: Make, asker: Make, answer: Make) -> None:
     server = serve(lambda number, body: answer("B", logprobs=logprobs))
-    with pytest.raises(BadInput, match=r"teacher\.answers: = 'logprobs'.*first 8 answers; use answers: samples"):
+    with pytest.raises(BadInput, match=r"teacher\.answers: = 'logprobs'.*first 24 answers; use answers: samples"):
         label_texts(asker(server), question(kind="logprobs"), [f"row {i}" for i in range(100)])
-    assert server.number == 8
+    assert server.number == 24
 
 
 def test_a_few_rows_without_logprobs_say_nothing_of_the_server(serve: Make, asker: Make, answer: Make) -> None:

@@ -76,6 +76,16 @@ def test_without_token_counts_there_is_no_estimate(script: dict[str, Any], words
         dry_run(asker(serve(lambda count, body: script)), questions(10))
 
 
+def test_a_row_that_is_refused_and_not_billed_costs_nothing(serve: Make, asker: Make) -> None:
+    server = serve(lambda count, body: {"status": 400, "body": b'{"error": {"message": "policy"}}'} if number_of(body) % 2 else {})
+    whom = asker(server, prices=PRICES)
+    told = dry_run(whom, questions(400), sample=100)
+    ask_until_usable(whom, questions(400))
+    spent = spent_so_far(whom.store)
+    assert told.prompt_tokens.low <= spent.prompt_tokens <= told.prompt_tokens.high < 1.5 * spent.prompt_tokens
+    assert told.usd.low <= spent.usd <= told.usd.high
+
+
 def test_a_budget_may_end_the_sample(serve: Make, asker: Make) -> None:
     told = dry_run(asker(serve(lambda count, body: {"content": "a"}), budget=Budget(requests=7)), questions(100))
     assert (told.sampled, told.requests.mean) == (7, 100.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stillroom.core.chat import ChatParameters, ChatRequest, Reply
+from stillroom.core.chat import ChatParameters, ChatRequest, Reply, Usage
 from stillroom.teachers.endpoint.breaker import EndpointStopped, Unanswered
 from stillroom.teachers.endpoint.budget import Budget
 from stillroom.teachers.tasks.rounds import Questions, ask_until_usable
@@ -164,4 +164,35 @@ def test_the_effort_for_a_row_counts_all_that_was_asked_about_it(serve: Make, as
     assert learns.usage is not None
     assert learns.usage.prompt_tokens > 2 * good.usage.prompt_tokens  # the correction holds the first question as well
     assert learns.seconds > 0
-    assert (bad.usage, bad.seconds) == (None, 0.0)
+    assert (bad.usage, bad.seconds) == (Usage(), 0.0)
+
+
+def test_once_the_cause_may_be_mended_what_could_not_be_used_is_drawn_anew(serve: Make, asker: Make) -> None:
+    state = {"says": "garbage"}
+    server = serve(lambda count, body: {"content": "4" if turns(body)[0] == "good" else state["says"]})
+    asked = Questions(requests("good", "bad", seed=7), number, asked_again=1)
+    assert ask_until_usable(asker(server), asked).given_up == {"off-label": 1}
+    state["says"] = "5"
+    assert (ask_until_usable(asker(server), asked).given_up, server.number) == ({"off-label": 1}, 3)
+    for _ in range(2):  # whoever looks again finds the same
+        assert (ask_until_usable(asker(server, draws=1), asked).values, server.number) == ((4, 5), 4)
+    assert server.bodies[-1]["seed"] == 1_000_007
+    assert ask_until_usable(asker(server), asked).values == (4, None)
+    state["says"] = "garbage"
+    worse = ask_until_usable(asker(server, draws=2), Questions(requests("worse"), number, asked_again=1))
+    assert (worse.given_up, worse.asked_again, server.number) == ({"off-label": 1}, {"off-label": 5}, 4 + 3 * 2)
+
+
+@pytest.mark.parametrize("num", [12, 100])
+def test_the_check_sees_the_first_round_alone(num: int, serve: Make, asker: Make) -> None:
+    seen: list[int] = []
+    server = serve(lambda count, body: {"content": "no" if len(turns(body)) == 1 and count % 2 else "7"})
+    checked = Questions(requests(*(f"row {i}" for i in range(num))), number, check=lambda outcomes: seen.append(len(outcomes)))
+    assert set(ask_until_usable(asker(server), checked).values) == {7}
+    assert seen == [min(num, 24)]
+
+
+def test_rows_without_a_trial_are_asked_to_their_end(serve: Make, asker: Make) -> None:
+    server = serve(lambda count, body: {"content": "no"})
+    rows = requests(*(f"row {i}" for i in range(40)))
+    assert ask_until_usable(asker(server), Questions(rows, number, 0, trial=False)).given_up == {"off-label": 40}

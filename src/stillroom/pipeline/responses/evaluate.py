@@ -13,7 +13,6 @@ from stillroom.core.files import write_bytes
 from stillroom.core.records import Details, Evidence, Measure, Verdict
 from stillroom.data.conversations import end_of_turn
 from stillroom.data.exchanges import Exchange
-from stillroom.evaluation.endpoint_cost import endpoint_cost
 from stillroom.evaluation.generation import Texts, generation_measures, right_answers
 from stillroom.evaluation.language import language_evidence
 from stillroom.evaluation.language_cost import measure_language_cost
@@ -21,9 +20,8 @@ from stillroom.models import language as saved
 from stillroom.models.causal import load_causal
 from stillroom.models.language import LanguagePredictor
 from stillroom.models.language_scores import score
-from stillroom.pipeline.asking import endpoint_of
 from stillroom.pipeline.evaluate import evaluate_arms
-from stillroom.pipeline.evaluate_endpoint import RECORD
+from stillroom.pipeline.evaluate_endpoint import RECORD, teacher_costs
 from stillroom.pipeline.responses.asking import Responses, ask_prompts
 from stillroom.pipeline.responses.label import checker_of, matcher, reference_of
 from stillroom.pipeline.responses.train import train
@@ -139,15 +137,8 @@ def _right(work: ResponsesWork, greedy: Texts) -> tuple[list[Measure], Verdict |
 
 def _costs(work: ResponsesWork, responses: Responses | None, answered: Sequence[tuple[Exchange, str]]) -> list[Measure]:
     """Of the teacher what its requests took; of the trained arms what they take on this machine."""
-    settings, prices = work.job.evaluation, endpoint_of(work).prices
-    found: list[Measure] = []
-    if responses is not None:
-        usage = responses.tally.usage
-        found += endpoint_cost(
-            "teacher", seconds=responses.tally.seconds, tokens=[each.tokens for each in usage],
-            usd=None if prices is None else [prices.of(each).usd for each in usage], num_rows=responses.asked.rows,
-            confidence=settings.confidence,
-        )  # fmt: skip
+    settings = work.job.evaluation
+    found = [] if responses is None else teacher_costs(work, responses.tally, responses.asked.rows)
     work.listener.say("measuring time to first token, tokens a second, memory and size")
     model = saved.load(work.folder.student)
     prompts = [model.prompt_ids(each.prompt(model.tokenizer), is_rendered=each.is_chat) for each in work.test_prompts[:_COST_TEXTS]]

@@ -29,13 +29,18 @@ PARTING_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Asker:
-    """Whom to ask, where the answers are kept and what they may cost: all of `ask_all` but the requests."""
+    """Whom to ask, where the answers are kept and what they may cost: all of `ask_all` but the requests.
+
+    Attributes:
+        draws: how often all begins anew for a row whose answers cannot be used: as often as the cause may have been mended.
+    """
 
     store: BlockStore
     endpoint: Endpoint
     prices: Prices | None = None
     budget: Budget | None = None
     listen: Listen | None = None
+    draws: int = 0
 
     @property
     def tries_first(self) -> bool:

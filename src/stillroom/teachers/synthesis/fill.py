@@ -76,15 +76,15 @@ class Writer:
     mode: Mode = "json-schema"
     asked_again: int = 2
 
-    def write(self, texts: Sequence[str], samples: Sequence[int]) -> Answers[Texts]:
-        """Ask with each of these user messages; `samples` tells equal ones apart."""
+    def write(self, texts: Sequence[str], samples: Sequence[int], *, trial: bool) -> Answers[Texts]:
+        """Ask with each of these user messages; `samples` tells equal ones apart, `trial`: as in `Questions`."""
         parameters = structured_parameters(self.parameters, SCHEMA, self.mode, name="inputs")
         told = f"{system_text(self.specification)}\n\n{instruction(SCHEMA, self.mode, name='inputs')}"
         requests = [
             ChatRequest(({"role": "system", "content": told}, {"role": "user", "content": text}), parameters, sample=sample)
             for text, sample in zip(texts, samples, strict=True)
         ]
-        return ask_until_usable(self.asker, Questions(requests, _read, self.asked_again))
+        return ask_until_usable(self.asker, Questions(requests, _read, self.asked_again, trial=trial))
 
 
 def fill(writer: Writer, plan: Plan, judge: Judge, *, rounds: int, per_request: int, seed: int = 0) -> Filled:
@@ -132,7 +132,8 @@ class _State:
             texts.append(self._request(cells, random.Random(f"{self.seed} {self.rounds} {number}")))  # noqa: S311
             samples.append(self._asked[texts[-1]])
             self._asked[texts[-1]] += 1
-        answers = self.writer.write(texts, samples)
+        # Later rounds ask for what could not be had before: that it cannot be had again ends nothing.
+        answers = self.writer.write(texts, samples, trial=not self.examples)
         self.rounds += 1
         self.complete = answers.complete
         self.unusable.update(answers.given_up)

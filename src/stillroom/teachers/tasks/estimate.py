@@ -72,7 +72,7 @@ def dry_run(asker: Asker, questions: Questions[Any], *, sample: int = 50, seed: 
     ended = zip(answers.efforts, answers.values, answers.reasons, strict=True)
     efforts = [effort for effort, value, reason in ended if value is not None or reason is not None]
     told = [effort for effort in efforts if effort.usage is not None]
-    if not told:
+    if not any(effort.usage is not None and effort.usage.tokens for effort in told):
         raise Unanswered(_nothing_words(answers, len(efforts)))
     price = (asker.prices or Prices()).times(price_factor)
     usages = [effort.usage for effort in told if effort.usage is not None]

@@ -20,14 +20,12 @@ from stillroom.teachers.tasks.unusable import Reading, Repair, Unusable, Unusabl
 T = TypeVar("T")
 Reason = FailureReason | UnusableReason
 Outcome = Reply | Failure
-_FIRST_ROWS = 8
-"""So many rows show whether a server can do at all what is asked."""
 _TRIAL_ROWS = 24
 """Of so many random rows one at least has an answer that can be used, where half of all have: all but once in 2^24."""
 _SHOWN_AGAIN = 4000
 """Characters of a bad answer that the model sees again: one that ran astray is not paid for twice."""
-_NEXT_SAMPLE = 1000
-"""Further samples are numbered from here, clear of those that a caller numbers."""
+_NEXT_SAMPLE, _NEXT_DRAW = 1000, 1_000_000
+"""Further samples are numbered from here, clear of those that a caller numbers; those of further draws likewise."""
 _ANOTHER_SAMPLE: frozenset[Reason] = frozenset({"empty", "refused", "no-logprobs"})
 """There is nothing to correct: another draw may be better."""
 _FOR_GOOD: frozenset[Reason] = frozenset({"content-filter"})
@@ -41,13 +39,15 @@ class Questions(Generic[T]):
         read: read(row, reply), which raises Unusable.
         asked_again: the most further questions about a row. An answer that is wrong is shown to the model again with one line on what is
             wrong; an empty or refused one is asked for afresh.
-        check: is shown the outcomes of the first rows before all are paid for; raises BadInput where the server cannot do what is asked.
+        check: is shown the outcomes of the first round; raises BadInput where the server cannot do what is asked.
+        trial: whether a few rows may go first.
     """
 
     requests: Sequence[ChatRequest]
     read: Callable[[int, Reply], Reading[T]]
     asked_again: int = 2
     check: Callable[[Sequence[Outcome]], None] | None = None
+    trial: bool = True
 
     def of(self, rows: Sequence[int]) -> Questions[T]:
         """The questions about some of the rows."""
@@ -56,20 +56,23 @@ class Questions(Generic[T]):
 
 @dataclass
 class Effort:
-    """What a row took: the questions about it, the attempts at them, the tokens where they were told (None: never), the seconds of the
+    """What a row took: the questions about it, the attempts at them, the tokens (None where a reply did not tell them), the seconds of the
     replies."""
 
     questions: int = 0
     attempts: int = 0
-    usage: Usage | None = None
+    usage: Usage | None = field(default_factory=Usage)
     seconds: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
         self.questions += 1
         self.attempts += outcome.attempts
-        self.seconds += outcome.seconds if isinstance(outcome, Reply) else 0.0
-        if outcome.usage is not None:
-            self.usage = outcome.usage if self.usage is None else self.usage + outcome.usage
+        if isinstance(outcome, Reply):
+            self.seconds += outcome.seconds
+        if outcome.usage is not None and self.usage is not None:
+            self.usage += outcome.usage
+        elif isinstance(outcome, Reply):
+            self.usage = None
 
 
 @dataclass(frozen=True)
@@ -122,90 +125,114 @@ def ask_until_usable(asker: Asker, questions: Questions[T]) -> Answers[T]:
     Raises:
         BadInput, EndpointStopped, StageFailed: as `durable.ask_all` does; as `questions.check`. Unanswered: the trial came to nothing.
     """
-    num_rows = len(questions.requests)
-    if questions.check is not None:
-        first = questions.requests[:_FIRST_ROWS]
-        asker.ask(first)
-        questions.check([outcome for outcome in asker.outcomes(first) if outcome is not None])
-    if asker.tries_first and num_rows > _TRIAL_ROWS:
-        tried = _ask(asker, questions.of(random.Random(num_rows).sample(range(num_rows), _TRIAL_ROWS)))  # noqa: S311
+    rows, num_rows = _Rows(asker, questions), len(questions.requests)
+    first: list[int] = []
+    if questions.trial and asker.tries_first and num_rows > _TRIAL_ROWS:
+        first = random.Random(num_rows).sample(range(num_rows), _TRIAL_ROWS)  # noqa: S311
+        rows.walk(first)
+        tried = rows.answers()
         if tried.given_up.total() == _TRIAL_ROWS:
             raise Unanswered(
                 f"teacher: none of {_TRIAL_ROWS} random requests of {num_rows:,} has an answer that can be used, and the others were not "
                 f"sent: {tried.complaint} Run again then."
             )
-    return _ask(asker, questions)
-
-
-def _ask(asker: Asker, questions: Questions[T]) -> Answers[T]:
-    rows = _Rows(len(questions.requests), questions.read)
-    left = {row: _Question(request, questions.asked_again) for row, request in enumerate(questions.requests)}
-    standings = []
-    while left:
-        asked = [question.request for question in left.values()]
-        standings.append(asker.ask(asked))
-        settled = zip(left.items(), asker.outcomes(asked), strict=True)
-        left = {row: more for (row, question), outcome in settled if (more := rows.settle(row, question, outcome))}
-        if standings[-1].budget_reached:
-            break
-    return Answers(
-        tuple(rows.values), tuple(rows.reasons), tuple(rows.details), tuple(rows.efforts), len(left), rows.repaired, rows.asked_again,
-        tuple(standings),
-    )  # fmt: skip
+    rows.walk(sorted(set(range(num_rows)).difference(first)))
+    return rows.answers()
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked about a row, how often it may be asked after that, and why it is asked again."""
+    """What is asked about a row, how often it may be asked after that, how often all may begin anew, and why it is asked again."""
 
     request: ChatRequest
     asked_again: int
+    draws: int
     because: Reason | None = None
 
 
 class _Rows(Generic[T]):
     """What has come so far."""
 
-    def __init__(self, num_rows: int, read: Callable[[int, Reply], Reading[T]]) -> None:
-        self._read = read
-        self.values: list[T | None] = [None] * num_rows
-        self.reasons: list[Reason | None] = [None] * num_rows
-        self.details = [""] * num_rows
-        self.efforts = [Effort() for _ in range(num_rows)]
-        self.repaired: Counter[Repair] = Counter()
-        self.asked_again: Counter[Reason] = Counter()
+    def __init__(self, asker: Asker, questions: Questions[T]) -> None:
+        self._asker, self._questions = asker, questions
+        num_rows = len(questions.requests)
+        self._values: list[T | None] = [None] * num_rows
+        self._reasons: list[Reason | None] = [None] * num_rows
+        self._details = [""] * num_rows
+        self._efforts = [Effort() for _ in range(num_rows)]
+        self._waiting = 0
+        self._repaired: Counter[Repair] = Counter()
+        self._asked_again: Counter[Reason] = Counter()
+        self._standings: list[Standing] = []
+        self._checked = questions.check is None
 
-    def settle(self, row: int, question: _Question, outcome: Outcome | None) -> _Question | None:
+    def answers(self) -> Answers[T]:
+        return Answers(
+            tuple(self._values), tuple(self._reasons), tuple(self._details), tuple(self._efforts), self._waiting, self._repaired,
+            self._asked_again, tuple(self._standings),
+        )  # fmt: skip
+
+    def walk(self, rows: Sequence[int]) -> None:
+        """Ask about some of the rows until each is settled, or the budget is reached."""
+        fresh = self._questions
+        left = {row: _Question(fresh.requests[row], fresh.asked_again, self._asker.draws) for row in rows}
+        while left:
+            asked = [question.request for question in left.values()]
+            self._standings.append(self._asker.ask(asked))
+            outcomes = list(self._asker.outcomes(asked))
+            self._check(outcomes)
+            settled = zip(left.items(), outcomes, strict=True)
+            left = {row: more for (row, question), outcome in settled if (more := self._settle(row, question, outcome))}
+            if self._standings[-1].budget_reached:
+                break
+        self._waiting += len(left)
+
+    def _check(self, outcomes: Sequence[Outcome | None]) -> None:
+        if not self._checked and self._questions.check is not None:
+            self._questions.check([outcome for outcome in outcomes if outcome is not None])
+            self._checked = True
+
+    def _settle(self, row: int, question: _Question, outcome: Outcome | None) -> _Question | None:
         """Take the outcome in; what is left to ask about the row, or None."""
         if outcome is None:
             return question
-        self.efforts[row].add(outcome)
+        self._efforts[row].add(outcome)
         if question.because is not None:
-            self.asked_again[question.because] += 1
+            self._asked_again[question.because] += 1
         reason: Reason
         if isinstance(outcome, Failure):
-            reason, follow_up, self.details[row] = outcome.reason, None, outcome.detail
+            reason, self._details[row], corrected = outcome.reason, outcome.detail, None
         else:
             try:
-                reading = self._read(row, outcome)
+                reading = self._questions.read(row, outcome)
             except Unusable as wrong:
-                reason, follow_up = wrong.reason, _corrected(question.request, outcome.choices[0], wrong)
-                self.details[row] = wrong.detail
+                reason, self._details[row] = wrong.reason, wrong.detail
+                corrected = _corrected(question.request, outcome.choices[0], wrong)
             else:
-                self.values[row], self.details[row] = reading.value, ""
-                self.repaired.update(reading.repairs)
+                self._values[row], self._details[row] = reading.value, ""
+                self._repaired.update(reading.repairs)
                 return None
-        if reason in _ANOTHER_SAMPLE:
-            follow_up = _another_sample(question.request)
-        if follow_up is None or reason in _FOR_GOOD or not question.asked_again:
-            self.reasons[row] = reason
+        follow_up = self._follow_up(row, question, reason, corrected)
+        if follow_up is None:
+            self._reasons[row] = reason
+        return follow_up
+
+    def _follow_up(self, row: int, question: _Question, reason: Reason, corrected: ChatRequest | None) -> _Question | None:
+        """What to ask next; `corrected` is the conversation with a correction, None where no answer came."""
+        again = _another_sample(question.request) if reason in _ANOTHER_SAMPLE else corrected
+        if again is None or reason in _FOR_GOOD:
             return None
-        return _Question(follow_up, question.asked_again - 1, reason)
+        if question.asked_again:
+            return _Question(again, question.asked_again - 1, question.draws, reason)
+        if question.draws and corrected is not None:  # requests that failed are sent again themselves
+            step = (self._asker.draws - question.draws + 1) * _NEXT_DRAW
+            anew = _another_sample(self._questions.requests[row], step)
+            return _Question(anew, self._questions.asked_again, question.draws - 1, reason)
+        return None
 
 
-def _another_sample(request: ChatRequest) -> ChatRequest:
-    seed = None if request.seed is None else request.seed + _NEXT_SAMPLE
-    return replace(request, seed=seed, sample=request.sample + _NEXT_SAMPLE)
+def _another_sample(request: ChatRequest, step: int = _NEXT_SAMPLE) -> ChatRequest:
+    return replace(request, seed=None if request.seed is None else request.seed + step, sample=request.sample + step)
 
 
 def _corrected(request: ChatRequest, choice: Choice, wrong: Unusable) -> ChatRequest:
