@@ -437,6 +437,32 @@ def test_the_key_is_in_the_header_and_nowhere_else(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("/", "\\/"), ("<", "\\u003c"), ("<", "\\u003C"), ("+", "%2b"), ("", "")],
+    ids=["php", "go", "java", "address", "plain"],
+)
+def test_a_key_that_is_sent_back_escaped_is_blacked_out(
+    before: str, after: str, tmp_path: Path, serve: Make, endpoint: Make, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-ab/cd+ef<gh/ij"
+    monkeypatch.setenv("ENDPOINT_KEY", key)
+    written = key.replace(before, after) if before else key
+    body = f'{{"error": {{"message": "Bad key {written}"}}}}'.encode()
+    acts = [{"status": 400, "body": body}, {"body": body}, {"body": f'{{"choices": [{{"message": {{"content": "{written}"}}}}]}}'.encode()}]
+    server = serve(lambda number, body: acts[number % 3])
+    place = endpoint(server, api_key_env="ENDPOINT_KEY", max_attempts=1, max_concurrency=1)
+    with KnowledgeStore(tmp_path / "knowledge") as store:
+        ask_all(store, place, make_requests(3))
+        said = [repr(each) for each in stored_outcomes(store, place, make_requests(3))]
+        server.script = lambda number, body: {"status": 302, "headers": {"Location": f"https://other/login?key={written}"}}
+        with pytest.raises(EndpointStopped) as stopped:
+            ask_all(store, place, make_requests(30, temperature=0.5))
+    said += [str(stopped.value), repr(stopped.value.__cause__), repr(stopped.value.__context__)]
+    assert sum("[key]" in each for each in said) >= 4
+    assert not [each for each in said if key in each or "gh/ij" in each or "gh\\/ij" in each]
+
+
 @pytest.mark.parametrize("value", [None, "", "two words", "naïve", "line\nbreak"])
 def test_a_key_that_is_missing_or_none_is_refused_without_being_shown(
     endpoint: Make, monkeypatch: pytest.MonkeyPatch, value: str | None

@@ -33,6 +33,8 @@ def error(message: str, code: object = None) -> bytes:
         (425, b"", "server-error", True),
         (429, error("slow down"), "rate-limited", True),
         (429, error("You exceeded your current quota", "insufficient_quota"), "unauthorised", False),
+        (429, error("You exceeded your current quota, see your plan and billing"), "unauthorised", False),
+        (429, error("You exceeded your current quota, see your plan and billing. Please retry in 16.6s."), "rate-limited", True),
         (402, error("pay"), "unauthorised", False),
         (500, b"<html>oops</html>", "server-error", True),
         (503, error("overloaded"), "server-error", True),
@@ -45,6 +47,19 @@ def test_a_status_becomes_one_reason(status: int, content: bytes, reason: str, r
     assert (failed.reason, failed.retry, failed.status) == (reason, retry, status)
     assert failed.reason in FAILURE_REASONS
     assert not failed.billed
+
+
+@pytest.mark.parametrize(
+    ("words", "wait"),
+    [("Please retry in 16.6s.", 16.6), ("Please try again in 20ms.", 0.02), ("Try again in 2 minutes", 120.0), ("Slow down.", None)],
+)
+def test_a_wait_is_read_from_the_words_where_no_header_tells_it(words: str, wait: float | None) -> None:
+    assert refusal(429, error(words), {}, 0.0).wait == wait
+    assert refusal(429, error(words), {"Retry-After": "3"}, 0.0).wait == 3.0
+
+
+def test_an_account_that_is_empty_is_so_whatever_a_header_says() -> None:
+    assert refusal(429, error("no", "insufficient_quota"), {"Retry-After": "3"}, 0.0).reason == "unauthorised"
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 100_000, b'{"error": "text"}', b"[1]", b"\x00\x1b[31mred"])

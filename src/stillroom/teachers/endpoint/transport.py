@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -23,15 +24,15 @@ class Transport:
         with needs_extra("endpoint", "a teacher behind an endpoint"):
             import aiohttp  # noqa: F401
         self.endpoint = endpoint
-        self._key = (endpoint.read_key() or "").encode()
+        self._key = Secret(endpoint.read_key() or "")
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         import aiohttp
 
         headers = {"Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key.decode()}"
+        if self._key.text:
+            headers["Authorization"] = f"Bearer {self._key.text}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # whoever sends limits
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -63,6 +64,10 @@ class Transport:
         try:
             async with asyncio.timeout(seconds), self._session.request(method, url, allow_redirects=False, **what) as response:
                 yield response
+        except AttemptFailed as failed:
+            failed.detail = self._key.out_of(failed.detail.encode()).decode()
+            failed.args = (failed.detail,)
+            raise
         except TimeoutError:
             raise AttemptFailed("timeout", f"no whole answer within {seconds:g} s", retry=True, billed=True) from None
         except aiohttp.ClientError as error:
@@ -80,22 +85,40 @@ class Transport:
                 if len(content) > cap:
                     break
             else:
-                return self._blacked_out(bytes(content))
+                return self._key.out_of(bytes(content))
         response.close()  # what is still to come is not read
         raise AttemptFailed("too-large", f"an answer of more than {cap} bytes", status=response.status, billed=True)
 
     async def parts(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """A body of any size, without the key."""
-        rest, keep = b"", max(len(self._key) - 1, 0)  # the beginning of a key may be at a part's end
+        rest, keep = b"", max(self._key.longest - 1, 0)  # the beginning of a key may be at a part's end
         async for part in response.content.iter_any():
-            whole = self._blacked_out(rest + part)
+            whole = self._key.out_of(rest + part)
             rest = whole[len(whole) - min(keep, len(whole)) :]
             yield whole[: len(whole) - len(rest)]
         yield rest
 
-    def _blacked_out(self, content: bytes) -> bytes:
-        """Without the key."""
-        return content.replace(self._key, b"[key]") if self._key and self._key in content else content
+
+class Secret:
+    """The account's key, and its forms in what a server sends back: as it is, or escaped as JSON and addresses are.
+
+    Attributes:
+        longest: bytes of its longest form.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text, self.longest = text, 6 * len(text)
+        forms = (rf"\\?{re.escape(char)}|\\u00{ord(char):02x}|%{ord(char):02x}" for char in text)
+        self._forms = re.compile("".join(f"(?:{form})" for form in forms).encode(), re.IGNORECASE)
+        # No writer escapes letters and digits: without them there is nothing to look for.
+        self._plain = max(re.findall("[A-Za-z0-9]*", text), key=len).encode()
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def out_of(self, content: bytes) -> bytes:
+        """The content with [key] in the place of the key."""
+        return self._forms.sub(b"[key]", content) if self.text and self._plain in content else content
 
 
 def _connection_failed(error: aiohttp.ClientError) -> AttemptFailed:

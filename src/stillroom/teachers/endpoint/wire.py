@@ -20,6 +20,8 @@ _CONTEXT = re.compile(
 )
 _FILTER = re.compile(r"content[ _-]?(filter|policy|management)|responsible ?ai|moderation|flagged", re.I)
 _QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.I)
+_RETRY_IN = re.compile(r"(?:re)?try (?:again )?in (\d+(?:\.\d+)?) ?(ms|s|m)?", re.I)
+"""So servers say how long to wait where they send no header; vendors' words for a limit a minute may be those for an empty account."""
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
 
@@ -56,10 +58,14 @@ def refusal(status: int, content: bytes, headers: Mapping[str, str], wall_time: 
     message, code = _error_words(content)
     words = f"{code} {message}"
     wait = retry_after(headers, wall_time)
+    if status == 429 and wait is None and (said := _RETRY_IN.search(message)):
+        wait = float(said[1]) * {"ms": 0.001, "m": 60.0}.get((said[2] or "s").lower(), 1.0)
     if 300 <= status < 400:
         place = headers.get("Location", "elsewhere")
         return AttemptFailed("not-found", f"moved to {place}; give the address it moved to", status=status, settings=True)
-    if status == 402 or (status in (400, 403, 429) and _QUOTA.search(words)):
+    if status == 402 or (
+        status in (400, 403, 429) and _QUOTA.search(words) and (status != 429 or wait is None or "insufficient_quota" in words)
+    ):
         return AttemptFailed("unauthorised", f"the account has no quota left: {message}", status=status, settings=True)
     if status in (401, 403):
         return AttemptFailed("unauthorised", message, status=status, retry=True, settings=True)
