@@ -59,3 +59,14 @@ def test_texts_beside_it_never_change_a_verdict_that_came_before(kept: list[str]
     texts = ["a b c d e f g", "unlike all others here", "a b c d e f g h"]
     alone = Removal().reasons(texts[:2], kept)
     assert Removal().reasons(texts, kept)[:2] == alone
+
+
+@pytest.mark.parametrize("reason", ["leak", "near-duplicate"])
+def test_a_text_is_held_against_each_though_they_resemble_each_other(reason: str) -> None:
+    first = "please explain international transaction processing charges immediately"
+    second = "please explain international transaction processing charge immediately"
+    new = "please explain international transactions processing charge immediately"  # near the second, not the first
+    for stay in ([second], [first, second], [second, first]):
+        removal = Removal(stay) if reason == "leak" else Removal((), stay)
+        assert removal.reasons([new]) == [reason]
+    assert Removal([first]).reasons([new]) == [None]

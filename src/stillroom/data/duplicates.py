@@ -27,7 +27,7 @@ def exact_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
     return np.array([first.setdefault(normal_form(text), i) for i, text in enumerate(texts)], np.int64)
 
 
-def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[np.int64]:
+def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8, fixed: int = 0) -> NDArray[np.int64]:
     """(n,) for each text the kept one that stands for it; itself where it is kept.
 
     In order: a text goes if its Jaccard index with a kept one is at least the threshold. So nothing goes by a chain of
@@ -36,6 +36,7 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[
 
     Args:
         threshold: in (0, 1]; 0.8 lets about one word in twenty differ.
+        fixed: so many texts from the first stay, though they resemble each other: later ones are held against each of them.
 
     Raises:
         ValueError: a threshold outside (0, 1].
@@ -52,7 +53,7 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.8) -> NDArray[
     buckets: dict[int, list[int]] = {}
     for text, keys in enumerate(proposals):
         own = shingles[offsets[text] : offsets[text + 1]]
-        met = dict.fromkeys(other for key in keys for other in buckets.get(key, ()))
+        met = dict.fromkeys(other for key in keys for other in buckets.get(key, ())) if unique[text] >= fixed else {}
         found = next((o for o in sorted(met) if _jaccard(own, shingles[offsets[o] : offsets[o + 1]], threshold) >= threshold), None)
         if found is not None:
             stands_for[unique[text]] = unique[found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from stillroom.data.duplicates import exact_duplicates, near_duplicates
 from stillroom.data.selection import in_language, within_length
 
 RemovalReason = Literal["unreadable", "length", "language", "leak", "duplicate", "near-duplicate"]
-REMOVAL_REASONS: tuple[RemovalReason, ...] = get_args(RemovalReason)
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,15 @@ class Removal:
         apply("leak", self._leaks(left()))
         before = [*self.known, *kept]
         apply("duplicate", _repeats(exact_duplicates([*before, *left()]), len(before)))
-        apply("near-duplicate", _repeats(near_duplicates([*before, *left()], threshold=self.threshold), len(before)))
+        stands_for = near_duplicates([*before, *left()], threshold=self.threshold, fixed=len(before))
+        apply("near-duplicate", _repeats(stands_for, len(before)))
         return found
 
     def _leaks(self, texts: Sequence[str]) -> list[bool]:
         given_away = {leak.training for leak in find_leaks(texts, self.evaluation)}
-        stands_for = near_duplicates([*self.evaluation, *texts], threshold=self.threshold)[len(self.evaluation) :]
-        return [i in given_away or bool(stands_for[i] < len(self.evaluation)) for i in range(len(texts))]
+        num = len(self.evaluation)
+        stands_for = near_duplicates([*self.evaluation, *texts], threshold=self.threshold, fixed=num)[num:]
+        return [i in given_away or bool(stands_for[i] < num) for i in range(len(texts))]
 
 
 def _open(found: Sequence[RemovalReason | None]) -> list[int]:
