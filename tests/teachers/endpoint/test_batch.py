@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -21,6 +22,8 @@ from stillroom.knowledge.verify import verify
 from stillroom.teachers.endpoint import batch as batch_module
 from stillroom.teachers.endpoint import client as client_module
 from stillroom.teachers.endpoint.batch import ask, ask_batch
+from stillroom.teachers.endpoint.batch_api import BatchApi
+from stillroom.teachers.endpoint.batch_files import ScratchFile
 from stillroom.teachers.endpoint.batch_results import Results, read_result
 from stillroom.teachers.endpoint.breaker import EndpointStopped
 from stillroom.teachers.endpoint.budget import BATCH_PRICE_FACTOR, Budget, Prices
@@ -284,6 +287,64 @@ def test_a_full_queue_is_waited_for(
     rows, place = make_requests(60), endpoint(server)
     ask_batch(store, place, rows)
     assert replies(store, place, rows) == [f"ROW {i}" for i in range(60)]
+
+
+def test_a_queue_of_one_batch_costs_no_row_its_answer(
+    store: KnowledgeStore, serve_batches: Make, endpoint: Make, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was refused before it was begun has not been tried, however often."""
+    monkeypatch.setattr(batch_module, "_MOST_REQUESTS", 2)
+    servers: list[Any] = []
+
+    def act(number: int) -> dict[str, Any]:
+        taken = [each for each in servers[0].batches.values() if each["act"].get("status") != "failed"]
+        busy = any(each["status"] not in ("completed", "failed") for each in taken)
+        return {"status": "failed", "errors": "Enqueued token limit reached"} if busy else {"looks": 2}
+
+    servers.append(serve_batches(upper, act=act))
+    rows, place = make_requests(30), endpoint(servers[0], max_attempts=2)
+    ended = ask_batch(store, place, rows)
+    assert (ended.answered, ended.failed, servers[0].number) == (30, 0, 30)
+    assert len(servers[0].batches) < 60  # 15 that were run, and not many more that were refused for each
+
+
+def test_a_long_batch_opens_no_file_a_look(
+    store: KnowledgeStore, serve_batches: Make, endpoint: Make, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ScratchFile] = []
+
+    class Counted(ScratchFile):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(batch_module, "ScratchFile", Counted)
+    ask_batch(store, endpoint(serve_batches(upper, act=lambda number: {"looks": 25})), make_requests(5))
+    assert len(made) == 2  # its requests, and its results
+
+
+def test_two_endpoints_of_one_store_may_give_files_the_same_names(
+    store: KnowledgeStore, serve_batches: Make, endpoint: Make, make_requests: Make
+) -> None:
+    for _ in range(2):
+        ask_batch(store, endpoint(serve_batches(upper)), make_requests(10), prices=PRICES)
+    assert spent_so_far(store).requests == 20
+
+
+def test_no_wait_that_a_server_asks_for_is_endless(endpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def send() -> str:
+        if not slept:
+            raise AttemptFailed("rate-limited", "slow down", status=429, retry=True, wait=999_999.0)
+        return "sent"
+
+    monkeypatch.setattr("stillroom.teachers.endpoint.batch_api.asyncio.sleep", sleep)
+    assert asyncio.run(BatchApi(endpoint("http://127.0.0.1:1/v1"))._patiently(send)) == "sent"
+    assert slept == [600.0]
 
 
 # --- secrets and pieces

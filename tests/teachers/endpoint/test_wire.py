@@ -125,6 +125,14 @@ def test_a_good_reply_is_read_whole() -> None:
     assert (usage, model) == (Usage(3, 2), "m-1")
 
 
+def test_half_a_surrogate_pair_is_replaced_where_text_comes_in() -> None:
+    message = {"content": "a \ud83d", "reasoning": "\udc00", "tool_calls": [{"function": {"name": "f", "arguments": "{\ud83d"}}]}
+    ((choice,), _, _) = parse_reply(json.dumps({"choices": [{"message": message}]}).encode(), "application/json", 200, 0.0)
+    assert (choice.text, choice.reasoning, choice.tool_calls) == ("a \ufffd", "\ufffd", (("f", "{\ufffd"),))
+    whole = json.dumps({"choices": [{"message": {"content": "\U0001f600"}}]}).encode()
+    assert parse_reply(whole, "application/json", 200, 0.0)[0][0].text == "\U0001f600"
+
+
 def test_missing_logprobs_and_usage_are_no_fault() -> None:
     (choice,), usage, _ = parse({"choices": [{"message": {"content": "yes"}, "logprobs": None}]})
     assert choice.logprobs is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -94,7 +94,7 @@ class _Part:
     most: Spending = NOTHING
 
     def has_room(self, line: _Line) -> bool:
-        return not self.rows or (len(self.rows) < _MOST_REQUESTS and self.size + len(line.content) <= _MOST_BYTES)
+        return len(self.rows) < _MOST_REQUESTS and self.size + len(line.content) <= _MOST_BYTES
 
     def add(self, line: _Line, most: Spending) -> None:
         self.rows[line.row.key] = line.row, line.most
@@ -109,12 +109,14 @@ class _Flight:
     Attributes:
         lines: of its rows, as far as this run has read them.
         keys: of an earlier run's batch: the rows, since they may still come by.
+        alone: no other was out when it was submitted.
     """
 
     file: str
     lines: ScratchFile
     batch: Batch
     keys: frozenset[str] = frozenset()
+    alone: bool = False
     delay: float = 0.0
     next_look: float = 0.0
 
@@ -137,7 +139,7 @@ class _Run:
         self._again: deque[Iterator[_Line]] = deque()
         self._unused: _Line | None = None  # the one that found no room
         self._asked: Counter[str] = Counter()  # how often before, of rows that are asked again
-        self._barren, self._held = 0, False
+        self._barren, self._most_out = 0, _AT_ONCE
         self._total: int | None = None
         self._batches, self._budget_reached = Batches(), False
         self._start, self._rate = time.monotonic(), RecentRate()
@@ -166,7 +168,7 @@ class _Run:
         for file in await asyncio.to_thread(self._records.unfinished):
             await self._take_up(file)
         while True:
-            while len(self._flights) < _AT_ONCE and not self._held and (part := await self._fill(missing)) is not None:
+            while len(self._flights) < self._most_out and (part := await self._fill(missing)) is not None:
                 await self._submit(part)
             if not self._flights:
                 return
@@ -188,15 +190,16 @@ class _Run:
 
     async def _fill(self, missing: AsyncIterator[tuple[Row, ChatRequest]]) -> _Part | None:
         """The next file of requests, as large as the limits and the budget allow; None where there is nothing to ask now."""
-        part = _Part(self._scratch_file())
+        part: _Part | None = None
         while (line := await self._next_line(missing)) is not None:
             most = self._meter.prices.of(line.most)
-            self._budget_reached = not self._meter.fits(part.most + most)
-            if self._budget_reached or not part.has_room(line):
+            self._budget_reached = not self._meter.fits(most if part is None else part.most + most)
+            if self._budget_reached or (part is not None and not part.has_room(line)):
                 self._unused = line
                 break
+            part = part or _Part(self._scratch_file())
             part.add(line, most)
-        return part if part.rows else None
+        return part
 
     async def _next_line(self, missing: AsyncIterator[tuple[Row, ChatRequest]]) -> _Line | None:
         """The next row to ask: first what is asked again, then what has not been yet."""
@@ -224,7 +227,7 @@ class _Run:
         self._meter.spent += part.most
         batch = await self._api.submit(file, since)
         self._records.created(file, batch.id)
-        flight = _Flight(file, part.lines, batch)
+        flight = _Flight(file, part.lines, batch, alone=not self._flights)
         flight.looked(batch, time.monotonic())
         self._flights.append(flight)
 
@@ -244,14 +247,15 @@ class _Run:
         failures = {**results.failures, **dict.fromkeys(silent, unsaid)}
         for key, failed in failures.items():
             cost += self._price(failed.usage or (uploaded.rows[key][1] if failed.billed else Usage()))
-        again = await self._fail(uploaded, failures)
+        # One that failed was never begun: its rows have not been tried.
+        again = await self._fail(uploaded, failures, untried=silent if flight.batch.status == "failed" else ())
         counts = {"answered": len(results.answered), "duplicates": results.duplicates, "unknown": results.unknown, "silent": len(silent)}
         await asyncio.to_thread(self._records.ended, uploaded, cost, {"status": flight.batch.status, **counts})
         self._meter.spent += cost - uploaded.most
         self._flights.remove(flight)
         self._count(results, len(silent))
         self._again.append(_lines(flight.lines, {key: uploaded.rows[key] for key in again}))
-        self._judge(flight.batch, failures, answered=bool(results.answered), gone=len(uploaded.rows) > len(again))
+        self._judge(flight, failures, answered=bool(results.answered), gone=len(uploaded.rows) > len(again))
 
     async def _take_in(self, file: str, uploaded: Uploaded, results: Results) -> Spending:
         """Store the answers in a file of results. Returns what they cost."""
@@ -273,11 +277,13 @@ class _Run:
         """Of tokens; the request itself is counted elsewhere."""
         return self._meter.prices.of(usage, requests=0)
 
-    async def _fail(self, uploaded: Uploaded, failures: dict[str, AttemptFailed]) -> list[str]:
+    async def _fail(self, uploaded: Uploaded, failures: dict[str, AttemptFailed], *, untried: Collection[str]) -> list[str]:
         """Store the failures that are for good. Returns the rows to ask again."""
-        again, entries = [], []
+        again, entries = list(untried), []
         for key, failed in failures.items():
             attempts = 1 + self._asked[key]
+            if key in untried:
+                continue
             if failed.retry and attempts < self._endpoint.max_attempts:
                 self._asked[key] = attempts
                 again.append(key)
@@ -287,9 +293,13 @@ class _Run:
         await self._put(entries)
         return again
 
-    def _judge(self, batch: Batch, failures: dict[str, AttemptFailed], *, answered: bool, gone: bool) -> None:
-        """Whether going on makes sense. A batch that brought nothing may have found the account's queue full: it waits for others."""
-        self._held, self._barren = not gone and bool(self._flights), 0 if gone else self._barren + 1
+    def _judge(self, flight: _Flight, failures: dict[str, AttemptFailed], *, answered: bool, gone: bool) -> None:
+        """Whether going on makes sense; and how many batches may be out: one that brought nothing may have found the queue full."""
+        batch = flight.batch
+        if gone:
+            self._barren, self._most_out = 0, min(self._most_out + 1, _AT_ONCE)
+        else:
+            self._barren, self._most_out = self._barren + flight.alone, max(len(self._flights), 1)
         if answered:
             self._breaker.succeeded()
         for failed in () if answered else failures.values():

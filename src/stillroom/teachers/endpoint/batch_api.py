@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.batch_files import ScratchFile
 from stillroom.teachers.endpoint.breaker import Breaker, EndpointStopped, words_of
-from stillroom.teachers.endpoint.client import backoff_seconds
+from stillroom.teachers.endpoint.client import LONGEST_WAIT_SECONDS, backoff_seconds
 from stillroom.teachers.endpoint.transport import Transport
 from stillroom.teachers.endpoint.wire import AttemptFailed, read_object, refusal
 
@@ -185,7 +185,7 @@ class BatchApi:
                         f"teacher.batch: {url} says {words}. What has been answered is kept; mend the cause, or set teacher.batch: false."
                     ) from None
                 failures, self.retries = failures + 1, self.retries + 1
-                await asyncio.sleep(max(failed.wait or 0.0, backoff_seconds(failures, self._rng)))
+                await asyncio.sleep(max(min(failed.wait or 0.0, LONGEST_WAIT_SECONDS), backoff_seconds(failures, self._rng)))
             else:
                 self.breaker.succeeded()
                 return result

@@ -73,14 +73,14 @@ class BatchRecords:
             raise StageFailed(f"teacher.batch: {self._endpoint} gave two files the name {file.file!r}. Set teacher.batch: false.")
         questions, rows = _folded(file.rows.values())
         content = {"questions": questions, "rows": rows, "most": astuple(file.most), "since": file.since}
-        self._put(file.file, "uploaded", content, [numbered_entry(f"batch {file.file}", 0, file.most)])
+        self._put(file.file, "uploaded", content, [numbered_entry(self._ledger(file), 0, file.most)])
 
     def created(self, file: str, batch: str) -> None:
         self._put(file, "created", {"batch": batch})
 
     def ended(self, file: Uploaded, cost: Spending, facts: dict[str, Any]) -> None:
         """Record what came of a batch, and settle what was reserved for it."""
-        self._put(file.file, "ended", facts, [numbered_entry(f"batch {file.file}", 1, cost - file.most)])
+        self._put(file.file, "ended", facts, [numbered_entry(self._ledger(file), 1, cost - file.most)])
 
     def read(self, file: str) -> Uploaded:
         """What `uploaded` was given."""
@@ -94,6 +94,10 @@ class BatchRecords:
     def batch(self, file: str) -> str | None:
         """The name of a file's batch, where it is known."""
         return None if self._store.missing([self._key(file, "created")]) else str(self._get(file, "created")["batch"])
+
+    def _ledger(self, file: Uploaded) -> str:
+        """Under what the cost of a file's batch is entered; endpoints that share a store may give files the same names."""
+        return f"batch {self._endpoint} {file.file}"
 
     def _files(self) -> list[str]:
         known = [each for each in self._store.questions() if each.get("question") == BATCH and each["endpoint"] == self._endpoint]

@@ -22,7 +22,7 @@ from stillroom.teachers.endpoint.wire import AttemptFailed, allowances, parse_re
 
 Outcome = Reply | Failure
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 0.5, 30.0
-_LONGEST_WAIT_SECONDS = 600.0
+LONGEST_WAIT_SECONDS = 600.0
 """A server that asks for a longer wait is waited for no longer than this before it is asked again."""
 _REFUSALS = 50
 """So often is one row refused for the rate before it fails for good."""
@@ -184,7 +184,7 @@ class EndpointClient:
     def _heed(self, failed: AttemptFailed, ticket: Ticket) -> None:
         """Tell the limits what a failed attempt says about them."""
         now, gate = self._clock(), self.gate
-        wait = None if failed.wait is None else min(failed.wait, _LONGEST_WAIT_SECONDS)
+        wait = None if failed.wait is None else min(failed.wait, LONGEST_WAIT_SECONDS)
         if failed.reason == "rate-limited":
             self.counts.refusals += 1
             gate.pace.refused(ticket, now, wait)

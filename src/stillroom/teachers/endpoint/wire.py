@@ -150,12 +150,17 @@ def _choice(content: dict[str, Any]) -> Choice:
     text, refused, reason = message.get("content"), message.get("refusal"), content.get("finish_reason")
     if isinstance(text, list):  # parts
         text = "".join(part.get("text") or "" for part in text)
-    calls = tuple((str(call["function"]["name"]), str(call["function"]["arguments"])) for call in message.get("tool_calls") or ())
+    calls = tuple((_text(call["function"]["name"]), _text(call["function"]["arguments"])) for call in message.get("tool_calls") or ())
     if not isinstance(text or "", str) or not isinstance(reasoning, str):
         raise ValueError("a content that is no text")
     told = (content.get("logprobs") or {}).get("content")
     logprobs = None if told is None else tuple(map(_token, told))
-    return Choice(text or "", str(reason or ""), reasoning, str(refused or ""), calls, logprobs)
+    return Choice(_text(text or ""), str(reason or ""), _text(reasoning), _text(refused or ""), calls, logprobs)
+
+
+def _text(value: object) -> str:
+    """JSON may hold half a surrogate pair, which neither files nor tokenizers can."""
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _token(content: dict[str, Any]) -> TokenLogprobs:
