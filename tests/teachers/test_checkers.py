@@ -59,6 +59,13 @@ def test_numeric_match_says_why() -> None:
     assert numeric_match("none", "6") == Check(False, "there is no final answer")
     assert numeric_match("0.33", "1/3", tolerance=Fraction(1, 100)).passed
     assert not numeric_match("0.32", "1/3", tolerance=Fraction(1, 100)).passed
+    assert [numeric_match(given, "25%", tolerance=1).passed for given in ("24", "0.24", "26%", "0.9", "90%")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     with pytest.raises(BadInput, match="expected: = 'many' holds no number"):
         numeric_match("5", "many")
 

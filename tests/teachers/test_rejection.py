@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -38,28 +39,29 @@ def test_accept_rates_by_model_and_by_difficulty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("responses", "numeric", "vote"),
+    ("responses", "by", "vote"),
     [
-        (["$5", "so 5.00", "6", "none"], True, Vote("$5", 0.5)),
-        (["5", "6"], True, Vote(None, 0.5)),
-        (["<think>6", "<think>6", "5"], True, Vote("5", 1 / 3)),
-        (["none"], True, Vote(None, 0.0)),
-        (["The answer is Paris.", "paris", "London"], False, Vote("Paris", 2 / 3)),
-        (["in 2020", "in 2021", "In 2020."], False, Vote("in 2020", 2 / 3)),
-        (["", ""], False, Vote(None, 0.0)),
+        (["$5", "so 5.00", "6", "none"], "number", Vote("$5", 0.5)),
+        (["5", "6"], "number", Vote(None, 0.5)),
+        (["<think>6", "<think>6", "5"], "number", Vote("5", 1 / 3)),
+        (["none"], "number", Vote(None, 0.0)),
+        (["The answer is Paris.", "paris", "London"], "text", Vote("Paris", 2 / 3)),
+        (["in 2020", "in 2021", "In 2020."], "text", Vote("in 2020", 2 / 3)),
+        (["", ""], "text", Vote(None, 0.0)),
+        (['{"a": 1, "b": 2}', '{"b": 2, "a": 1}', '{"a": 2, "b": 2}', ""], "record", Vote('{"a": 1, "b": 2}', 0.5)),
     ],
 )
-def test_a_vote(responses: list[str], numeric: bool, vote: Vote) -> None:
-    assert majority_vote(responses, numeric=numeric) == vote
+def test_a_vote(responses: list[str], by: Any, vote: Vote) -> None:
+    assert majority_vote(responses, by=by) == vote
     for seed in range(5):
         mixed = random.Random(seed).sample(responses, len(responses))
-        again = majority_vote(mixed, numeric=numeric)
+        again = majority_vote(mixed, by=by)
         assert (again.share, again.answer is None) == (vote.share, vote.answer is None)
 
 
 def test_a_vote_of_nobody_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        majority_vote([], numeric=True)
+        majority_vote([], by="number")
 
 
 def test_of_one_examples_samples_the_first_or_the_shortest_is_kept() -> None:

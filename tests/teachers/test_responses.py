@@ -83,6 +83,12 @@ def test_a_rationale_is_written_as_it_is_split_off() -> None:
 
 def test_without_a_majority_none_passes() -> None:
     samples = [Sample(example, text, "") for example, texts in {"a": "xxy", "b": "xyz"}.items() for text in texts]
-    passed = [v.check.passed for v in verify_against_vote(samples, exact_match, numeric=False, agreement=0.5)]
+    passed = [v.check.passed for v in verify_against_vote(samples, exact_match, by="text", agreement=0.5, asked=3)]
     assert passed == [True, True, False, False, False, False]
-    assert not any(v.check.passed for v in verify_against_vote(samples, exact_match, numeric=False, agreement=0.7))
+    assert not any(v.check.passed for v in verify_against_vote(samples, exact_match, by="text", agreement=0.7, asked=3))
+
+
+def test_responses_that_cannot_be_used_agree_with_none() -> None:
+    samples = [Sample("a", "x", "")]
+    passed = [verify_against_vote(samples, exact_match, by="text", agreement=0.5, asked=asked)[0].check.passed for asked in (1, 2, 3, 5)]
+    assert passed == [True, True, False, False]

@@ -13,7 +13,7 @@ from stillroom.core.records import Measure
 from stillroom.evaluation.diversity import MOST_COMPARED, diversity_measures
 from stillroom.evaluation.two_sample import two_sample_test
 
-GENERATED, REAL = "generated", "real"
+GENERATED = "generated"
 
 
 def synthetic_measures(

@@ -59,7 +59,7 @@ def numeric_match(answer: str, expected: str, *, tolerance: Fraction | int = 0) 
     if given is None:
         found = final_answer(answer)
         return Check(False, f"the final answer {_shown(found.text)} holds no number" if found else "there is no final answer")
-    if any(abs(given.value - value) <= tolerance for value in _readings(wanted, given)):
+    if any(abs(given.value * scale - wanted.value) <= tolerance for scale in _scales(wanted, given)):
         return Check(True)
     return Check(False, f"the answer is {_shown(given.text)}, expected {_shown(wanted.text)}")
 
@@ -122,8 +122,9 @@ def said(text: str) -> str:
     return found.text if found is not None and found.rule != "number" else text
 
 
-def _readings(wanted: Number, given: Number) -> list[Fraction]:
-    return [wanted.value, wanted.value / 100] if wanted.percent and not given.percent else [wanted.value]
+def _scales(wanted: Number, given: Number) -> tuple[int, ...]:
+    """What makes the given number one in the unit of the wanted one: a percentage may be answered as a share."""
+    return (1, 100) if wanted.percent and not given.percent else (1,)
 
 
 def _typed(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import Literal
 from stillroom.core.responses import AcceptRate
 from stillroom.teachers.checkers import Check, comparable, said
 from stillroom.teachers.final_answers import final_number, split_thinking
+from stillroom.teachers.strict_json import parse
+
+Ballot = Literal["number", "text", "record"]
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,14 @@ def accept_rate(verified: Iterable[Verified]) -> AcceptRate:
     return AcceptRate(len(passed), len(members), len(set(passed)), len({v.sample.example for v in members}))
 
 
-def majority_vote(responses: Sequence[str], *, numeric: bool) -> Vote:
+def majority_vote(responses: Sequence[str], *, by: Ballot) -> Vote:
     """The most frequent final answer of several responses to one example.
 
     A response that was cut within its thinking, or has no final answer, votes for none.
 
     Args:
-        numeric: compare the numbers of the final answers by value; else their texts, but for case, white space and Unicode forms.
+        by: what is compared: the numbers of the final answers, by value; their texts, but for case, white space and Unicode forms; or
+            whole records, which are JSON, whatever the order of their keys.
 
     Raises:
         ValueError: no responses.
@@ -122,7 +127,7 @@ def majority_vote(responses: Sequence[str], *, numeric: bool) -> Vote:
     written: dict[Fraction | str, str] = {}
     votes: Counter[Fraction | str] = Counter()
     for response in map(split_thinking, responses):
-        if response.closed and (ballot := _ballot(response.answer, numeric)):
+        if response.closed and (ballot := _ballot(response.answer, by)):
             key, text = ballot
             written.setdefault(key, text)
             votes[key] += 1
@@ -131,10 +136,15 @@ def majority_vote(responses: Sequence[str], *, numeric: bool) -> Vote:
     return Vote(written[leaders[0]] if len(leaders) == 1 else None, most / len(responses))
 
 
-def _ballot(answer: str, numeric: bool) -> tuple[Fraction | str, str] | None:
+def _ballot(answer: str, by: Ballot) -> tuple[Fraction | str, str] | None:
     """What is compared, and what was written."""
-    if numeric:
+    if by == "number":
         number = final_number(answer)
         return (number.value, number.text) if number else None
+    if by == "record":
+        try:
+            return json.dumps(parse(answer), sort_keys=True), answer
+        except ValueError:
+            return None
     text = said(answer)
     return (comparable(text), text) if text else None

@@ -14,7 +14,7 @@ from stillroom.core.chat import ChatParameters, ChatRequest, Choice, Reply
 from stillroom.core.specification import Specification
 from stillroom.teachers.checkers import Check
 from stillroom.teachers.final_answers import split_thinking
-from stillroom.teachers.rejection import Sample, Verified, majority_vote, verify
+from stillroom.teachers.rejection import Ballot, Sample, Verified, majority_vote, verify
 from stillroom.teachers.tasks.extraction import extraction_questions
 from stillroom.teachers.tasks.rounds import Questions
 from stillroom.teachers.tasks.structured import Mode
@@ -91,18 +91,19 @@ def with_rationale(answer: str, thinking: str) -> str:
 
 
 def verify_against_vote(
-    samples: Sequence[Sample], checker: Callable[[str, str], Check], *, numeric: bool, agreement: float
+    samples: Sequence[Sample], checker: Callable[[str, str], Check], *, by: Ballot, agreement: float, asked: int
 ) -> list[Verified]:
     """`rejection.verify`, where the reference is what most samples of an example say; without such a majority none passes.
 
     Args:
-        numeric: as `rejection.majority_vote`.
+        by: as `rejection.majority_vote`.
         agreement: the least share of the example's samples that must say so.
+        asked: samples of each example that were asked for: those that cannot be used are not here, and agree with none.
     """
     of_example: dict[str, list[str]] = {}
     for sample in samples:
         of_example.setdefault(sample.example, []).append(sample.response)
-    votes = {name: majority_vote(responses, numeric=numeric) for name, responses in of_example.items()}
+    votes = {name: majority_vote([*found, *[""] * (asked - len(found))], by=by) for name, found in of_example.items()}
     agreed = {name: vote.answer for name, vote in votes.items() if vote.answer is not None and vote.share >= agreement}
 
     def check(sample: Sample) -> Verified:

@@ -164,6 +164,13 @@ def test_thinking_is_skipped() -> None:
     assert read("<think>AB?</think>\n\nAB", *thought, ("AB", {"AB": 0.9, "AC": 0.1})).seen[0] == pytest.approx(0.45)
 
 
+@pytest.mark.parametrize("tag", [("</think>",), ("</", "think", ">"), ("</", "think", ">\n\n")])
+def test_the_end_of_thinking_may_fall_into_several_tokens(tag: tuple[str, ...]) -> None:
+    thought = [(token, {token: 0.5}) for token in ("<think>", "AB?", *tag)]
+    found = read(f"<think>AB?{''.join(tag)}AB", *thought, ("AB", {"AB": 0.9, "AC": 0.1}))
+    assert found.seen[0] == pytest.approx(0.9)
+
+
 def test_a_given_token_that_is_named_beside_the_likeliest_bounds_nothing() -> None:
     """Some servers add it to the list, whatever its rank: others that are likelier were left out."""
     masses = read("AB", ("AB", {"x": 0.3, "CC": 0.2, "AB": 1e-6}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ def test_an_answer_is_read_with_few_and_counted_repairs(text: str, value: str, r
         ("{'a': 'x'}", "not-json"),
         ('{"a": "x", "a": "y"}', "not-json"),
         ('{"a": NaN}', "not-json"),
+        ('{"a": 1e999}', "not-json"),
         ('{"a": "\\ud83d"}', "not-json"),
         ('{"a":' * 100_000, "not-json"),
         ('see {"a":' * 100_000, "not-json"),
@@ -179,3 +181,13 @@ def test_an_object_in_prose_is_the_object(value: dict[str, Any], before: str, af
         assert ANY(Choice(f"{before}: {text} {after}.")).value == value
         with_comma = f"{before}: {text[:-1]}, }} {after}."
         assert ANY(Choice(with_comma)).value == value
+
+
+def test_a_model_that_goes_astray_in_quote_marks_is_read_in_linear_time() -> None:
+    def seconds(size: int) -> float:
+        start = time.process_time()
+        with pytest.raises(Unusable):
+            READ(Choice('{"a": "' + '\\"' * size, "stop"))
+        return time.process_time() - start
+
+    assert seconds(200_000) < 40 * max(seconds(20_000), 0.005)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,7 +27,7 @@ from stillroom.pipeline.responses.work import ResponsesWork
 from stillroom.report.accept_rates import accept_words
 from stillroom.report.asking import RESPONSES, asking_words
 from stillroom.teachers.checkers import Check, exact_match, numeric_match, record_match
-from stillroom.teachers.rejection import Sample, Verified, accept_rate, accept_rates, kept, verify
+from stillroom.teachers.rejection import Ballot, Sample, Verified, accept_rate, accept_rates, kept, verify
 from stillroom.teachers.responses import verify_against_vote, with_rationale
 from stillroom.teachers.user_code import CodeChecker
 
@@ -98,11 +98,6 @@ def reference_of(work: ResponsesWork, exchange: Exchange) -> str:
     return json.dumps(dict(exchange.row)) if work.responses.check == "code" else exchange.gold
 
 
-def accepted_of(record: Mapping[str, Any]) -> Accepted:
-    """What the stage has recorded."""
-    return Accepted.from_json(record["accepted"])
-
-
 def _label(work: ResponsesWork, check: Checker) -> dict[str, Any]:
     """Ask, check, choose and write; what the stage records."""
     teacher, exchanges = endpoint_of(work), work.exchanges.train
@@ -139,7 +134,8 @@ def _verified(work: ResponsesWork, found: Responses, check: Checker) -> list[Ver
         if written is not None
     ]  # fmt: skip
     if checks.against == "vote":
-        return verify_against_vote(samples, check, numeric=checks.check == "number", agreement=checks.agreement)
+        by: Ballot = "record" if work.writes_records else "number" if checks.check == "number" else "text"
+        return verify_against_vote(samples, check, by=by, agreement=checks.agreement, asked=endpoint_of(work).samples)
     return verify(samples, check)
 
 

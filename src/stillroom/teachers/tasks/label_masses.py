@@ -31,6 +31,7 @@ from stillroom.teachers.strict_json import one_line
 from stillroom.teachers.tasks.unusable import Reading, Unusable, given, refused_in_words, without_thinking
 
 Floats = NDArray[np.float64]
+_END_OF_THINKING = "</think>"
 _OPENS = " \t\r\n\"'`*([{“”‘’«"
 _CLOSES = _OPENS + ".,:;!)]}»"
 _MARKERS = str.maketrans("Ġ▁Ċ", "  \n")
@@ -189,9 +190,9 @@ def _answer_tokens(choice: Choice) -> Sequence[TokenLogprobs]:
     """The tokens behind a closing think tag. Raises Unusable where there are none."""
     if not choice.logprobs:
         raise Unusable(_NONE, "the server gave no log-probabilities.")
-    end = "".join(token.token for token in choice.logprobs).lower().rfind("</think>")
+    before, tag, _ = "".join(token.token for token in choice.logprobs).lower().rpartition(_END_OF_THINKING)
     starts = accumulate((len(token.token) for token in choice.logprobs), initial=0)
-    return [token for token, start in zip(choice.logprobs, starts, strict=False) if start > end]
+    return [token for token, start in zip(choice.logprobs, starts, strict=False) if start >= len(before) + len(tag)]
 
 
 def _normal(estimate: Floats) -> Floats:

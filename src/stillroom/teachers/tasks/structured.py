@@ -14,8 +14,9 @@ from stillroom.teachers.strict_json import FENCE, decoder, one_line, parse, sche
 from stillroom.teachers.tasks.unusable import Reading, Repair, Unusable, refused_in_words, said, whole
 
 Mode = Literal["json-schema", "tool", "prompt"]
-_VALUE_AND_COMMA = re.compile(r'("(?:[^"\\]|\\.)*+"|[^\s",\[{])(?:\s*+,(?=\s*[}\]]))?', re.DOTALL)
-"""A string, or the last character of another value or bracket, and a comma before a closing bracket."""
+_VALUE_AND_COMMA = re.compile(r'("(?:[^"\\]|\\.)*+"?+|[^\s",\[{])(?:\s*+,(?=\s*[}\]]))?', re.DOTALL)
+"""A string, or the last character of another value or bracket, and a comma before a closing bracket. A string that does not end goes on to
+the end of the text: looking for others inside it would take quadratic time."""
 
 
 def structured_parameters(parameters: ChatParameters, schema: Mapping[str, Any], mode: Mode, name: str = "answer") -> ChatParameters:

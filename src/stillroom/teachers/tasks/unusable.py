@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar, get_args
+from typing import Generic, Literal, TypeVar
 
 from stillroom.core.chat import Choice
 from stillroom.teachers.final_answers import split_thinking
@@ -22,7 +22,6 @@ UnusableReason = Literal[
     "no-logprobs",  # none, or none that can be probabilities
     "not-in-text",  # what was to be found in the row's text is not there, or not at one place
 ]
-UNUSABLE_REASONS: tuple[UnusableReason, ...] = get_args(UnusableReason)
 Repair = Literal["fence", "prose", "trailing-comma", "spelling"]
 """Taken off: a code fence; text around the one object; a comma before a closing bracket; case, space or quotes of a label."""
 
