@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "teachers" / "endpoint")]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "servers")]
 
-from server import Server  # noqa: E402
+from scripted_server import Server  # noqa: E402
 from verifier import as_rows, oracle, problems, real_samples, table  # noqa: E402
 
 from stillroom.core.chat import ChatParameters  # noqa: E402
