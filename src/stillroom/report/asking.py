@@ -50,7 +50,8 @@ def _answers(what: str, found: Asked, unanswered: str) -> str:
     if not missing:
         return f"All {grouped(found.rows)} {what} were answered.{elsewhere}"
     rows = f"{grouped(found.answered)} of {grouped(found.rows)} {what}"
-    return f"{rows} have an answer; {grouped(missing)} have none: {found.reasons}. {unanswered}{elsewhere}"
+    none = f"{grouped(missing)} {'has' if missing == 1 else 'have'} none: {found.reasons}"
+    return f"{rows} have an answer; {none}. {unanswered}{elsewhere}"
 
 
 def _batches(found: Mapping[str, int]) -> list[str]:

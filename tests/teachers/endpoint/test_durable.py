@@ -385,7 +385,7 @@ def interrupted(folder: Path, server: Any) -> subprocess.Popen[str]:
 
 
 def test_an_interrupted_run_keeps_what_it_had_sent(tmp_path: Path, serve: Make, endpoint: Make) -> None:
-    server = serve(lambda number, body: {"latency": 1.0 if number >= 20 else 0.0})
+    server = serve(lambda number, body: {"latency": 5.0 if number >= 20 else 0.0})  # on a busy machine the interrupt takes its time
     out, err = interrupted(tmp_path, server).communicate(timeout=60)
     assert "KeyboardInterrupt" in err
     assert "waiting for what was sent" in out

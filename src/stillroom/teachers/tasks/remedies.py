@@ -14,6 +14,7 @@ _REMEDIES = {
     "refused": "say in specification.task what the answers are for",
     "not-in-text": "say in specification.task that each mention is copied from the text, and show it in specification.examples",
     "bad-request": "mend the request: teacher.structured, teacher.answers, teacher.extra",
+    "content-filter": "leave such rows out, or ask a model without the filter",
     "context-too-long": "use a model with a longer context, or shorter texts",
 }
 
