@@ -348,7 +348,7 @@ def test_a_server_without_logprobs_is_one_error_after_a_few_rows(serve: Make, jo
     (error,) = errors(shown)
     assert (code, server.number) == (2, 24)
     assert re.search(
-        r"teacher\.answers: = 'logprobs', but the server named no likely tokens in its first 8 answers; use answers: samples", error
+        r"teacher\.answers: = 'logprobs', but the server named no likely tokens in its first 24 answers; use answers: samples", error
     )
     job(server.base_url)
     server.answered.clear()

@@ -371,13 +371,13 @@ with KnowledgeStore(sys.argv[1]) as store:
 
 
 def interrupted(folder: Path, server: Any) -> subprocess.Popen[str]:
-    """A run that gets Ctrl-C once 6 requests are out, of which 26 were sent."""
+    """A run that gets Ctrl-C while slow requests are out, behind 20 quick ones; up to 6 may be, sooner or later."""
     listening = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - a background suite ignores it
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(folder), server.base_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=listening,
     )  # fmt: skip
-    while server.in_flight < 6 or server.number < 26:
+    while server.number < 23:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -389,13 +389,14 @@ def test_an_interrupted_run_keeps_what_it_had_sent(tmp_path: Path, serve: Make, 
     out, err = interrupted(tmp_path, server).communicate(timeout=60)
     assert "KeyboardInterrupt" in err
     assert "waiting for what was sent" in out
-    assert server.number == sum(server.answered.values()) == 26
+    sent = server.number
+    assert 23 <= sent == sum(server.answered.values()) <= 32
     p = ChatParameters("m", max_tokens=8)
     rows = [ChatRequest(({"role": "user", "content": f"row {i}"},), p) for i in range(200)]
     server.script = lambda number, body: {}
     with KnowledgeStore(tmp_path) as store:
         ended = ask_all(store, Endpoint(server.base_url), rows)
-    assert (ended.answered, ended.asked, max(server.answered.values())) == (200, 174, 1)
+    assert (ended.answered, ended.asked, max(server.answered.values())) == (200, 200 - sent, 1)
 
 
 def test_a_second_interrupt_waits_for_nothing(tmp_path: Path, serve: Make) -> None:
