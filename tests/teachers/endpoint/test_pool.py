@@ -35,3 +35,17 @@ def test_a_turn_that_is_cancelled_as_it_comes_leaves_its_place() -> None:
         assert gate.in_flight == 0
 
     asyncio.run(work())
+
+
+def test_one_that_is_cancelled_as_the_gate_closes_had_no_turn_to_leave() -> None:
+    async def work() -> None:
+        gate = Gate(1, lambda: 0.0)
+        await gate.enter()
+        waiting = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        gate.close()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert gate.in_flight == 1
+
+    asyncio.run(work())
