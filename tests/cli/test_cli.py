@@ -249,6 +249,13 @@ def test_an_interrupted_question_is_130_and_promises_nothing(tmp_path: Path) -> 
     assert asked.stderr.strip().endswith("interrupted.")
 
 
+def test_an_interrupt_while_a_string_is_run_is_130(tmp_path: Path) -> None:
+    program = "import stillroom.cli\nstillroom.cli.app = lambda **_: exec('raise KeyboardInterrupt')\nstillroom.cli.main()\n"
+    (tmp_path / "interrupted.py").write_text(program)
+    ended = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.strip()) == (130, "interrupted.")
+
+
 def test_schema_is_json_schema() -> None:
     schema = json.loads(stillroom("schema").stdout)
     assert schema["title"] == "Stillroom job"

@@ -68,4 +68,6 @@ def main() -> None:
     if code == INTERRUPTED:  # typer turns a Ctrl-C inside a command into this code
         kept = "; what was finished is kept, and the same command goes on from there" if sys.argv[1:2] and sys.argv[1] in RESUMING else ""
         typer.echo(f"\ninterrupted{kept}.", err=True)
+        # If it came while a string was run (so dataclasses are made), Python would end by the signal; the next string clears that.
+        exec("")  # noqa: S102
     sys.exit(code)

@@ -58,6 +58,31 @@ def test_a_wait_is_read_from_the_words_where_no_header_tells_it(words: str, wait
     assert refusal(429, error(words), {"Retry-After": "3"}, 0.0).wait == 3.0
 
 
+GEMINI = (
+    "You exceeded your current quota, please check your plan and billing details. For more information on this error, head over to: "
+    "https://ai.google.dev/gemini-api/docs/rate-limits. To monitor your current usage, head over to: https://ai.dev/usage?tab=rate-limit. "
+    "\n* Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 15, model: gemini"
+)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"message": f"{GEMINI}\nPlease retry in 26s."}, {"message": GEMINI, "details": [{"retryDelay": "26s"}]}],
+    ids=["words", "delay"],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_long_refusal_is_read_to_its_end(fields: dict[str, Any], listed: bool) -> None:
+    whole = {"error": {"code": 429, **fields}}
+    failed = refusal(429, json.dumps([whole] if listed else whole).encode(), {}, NOW)
+    assert (failed.reason, failed.retry, failed.wait) == ("rate-limited", True, 26.0)
+    assert failed.detail.startswith("You exceeded")
+
+
+def test_half_a_surrogate_pair_in_an_error_hides_nothing_of_it() -> None:
+    failed = refusal(401, b'{"error": {"message": "no key \\ud83d"}}', {}, NOW)
+    assert (failed.reason, failed.detail) == ("unauthorised", "no key \ufffd")
+
+
 def test_an_account_that_is_empty_is_so_whatever_a_header_says() -> None:
     assert refusal(429, error("no", "insufficient_quota"), {"Retry-After": "3"}, 0.0).reason == "unauthorised"
 

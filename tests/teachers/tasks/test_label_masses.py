@@ -166,8 +166,8 @@ def test_thinking_is_skipped() -> None:
 
 @pytest.mark.parametrize("tag", [("</think>",), ("</", "think", ">"), ("</", "think", ">\n\n")])
 def test_the_end_of_thinking_may_fall_into_several_tokens(tag: tuple[str, ...]) -> None:
-    thought = [(token, {token: 0.5}) for token in ("<think>", "AB?", *tag)]
-    found = read(f"<think>AB?{''.join(tag)}AB", *thought, ("AB", {"AB": 0.9, "AC": 0.1}))
+    thought = [(token, {token: 0.5}) for token in ("<think>", "AB, \u0130zmir?", *tag)]  # its first letter is two in lower case
+    found = read(f"<think>AB, \u0130zmir?{''.join(tag)}AB", *thought, ("AB", {"AB": 0.9, "AC": 0.1}))
     assert found.seen[0] == pytest.approx(0.9)
 
 

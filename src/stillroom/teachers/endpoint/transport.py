@@ -65,7 +65,8 @@ class Transport:
             async with asyncio.timeout(seconds), self._session.request(method, url, allow_redirects=False, **what) as response:
                 yield response
         except AttemptFailed as failed:
-            failed.detail = self._key.out_of(failed.detail.encode()).decode()
+            # A header may hold bytes that are no UTF-8, which come as surrogates.
+            failed.detail = self._key.out_of(failed.detail.encode(errors="replace")).decode()
             failed.args = (failed.detail,)
             raise
         except TimeoutError:
@@ -100,15 +101,15 @@ class Transport:
 
 
 class Secret:
-    """The account's key, and its forms in what a server sends back: as it is, or escaped as JSON and addresses are.
+    """The account's key, and its forms in what a server sends back: as it is, or escaped as addresses are, or JSON, up to three times.
 
     Attributes:
         longest: bytes of its longest form.
     """
 
     def __init__(self, text: str) -> None:
-        self.text, self.longest = text, 6 * len(text)
-        forms = (rf"\\?{re.escape(char)}|\\u00{ord(char):02x}|%{ord(char):02x}" for char in text)
+        self.text, self.longest = text, len(r"\\\\\\\u002f") * len(text)
+        forms = (rf"\\{{0,7}}{re.escape(char)}|\\{{1,7}}u00{ord(char):02x}|%{ord(char):02x}" for char in text)
         self._forms = re.compile("".join(f"(?:{form})" for form in forms).encode(), re.IGNORECASE)
         # No writer escapes letters and digits: without them there is nothing to look for.
         self._plain = max(re.findall("[A-Za-z0-9]*", text), key=len).encode()

@@ -20,7 +20,7 @@ _CONTEXT = re.compile(
 )
 _FILTER = re.compile(r"content[ _-]?(filter|policy|management)|responsible ?ai|moderation|flagged", re.I)
 _QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.I)
-_RETRY_IN = re.compile(r"(?:re)?try (?:again )?in (\d+(?:\.\d+)?) ?(ms|s|m)?", re.I)
+_RETRY_IN = re.compile(rb'(?:try (?:again )?in |"retryDelay": ?")(\d+(?:\.\d+)?) ?(ms|s|m)?', re.I)
 """So servers say how long to wait where they send no header; vendors' words for a limit a minute may be those for an empty account."""
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
@@ -58,8 +58,8 @@ def refusal(status: int, content: bytes, headers: Mapping[str, str], wall_time: 
     message, code = _error_words(content)
     words = f"{code} {message}"
     wait = retry_after(headers, wall_time)
-    if status == 429 and wait is None and (said := _RETRY_IN.search(message)):
-        wait = float(said[1]) * {"ms": 0.001, "m": 60.0}.get((said[2] or "s").lower(), 1.0)
+    if status == 429 and wait is None and (said := _RETRY_IN.search(content)):
+        wait = float(said[1]) * {b"ms": 0.001, b"m": 60.0}.get((said[2] or b"s").lower(), 1.0)
     if 300 <= status < 400:
         place = headers.get("Location", "elsewhere")
         return AttemptFailed("not-found", f"moved to {place}; give the address it moved to", status=status, settings=True)
@@ -215,11 +215,13 @@ def _error_words(content: bytes) -> tuple[str, str]:
         body = json.loads(content)
     except (ValueError, RecursionError):
         return _short(content), ""
+    if isinstance(body, list) and body:  # as one vendor sends it
+        body = body[0]
     error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
-        return _short(str(error).encode()), ""
+        return _short(_text(error).encode()), ""
     message = error.get("message") or error.get("detail") or json.dumps(error)
-    return _short(str(message).encode()), f"{error.get('code')} {error.get('type')}"
+    return _short(_text(message).encode()), f"{error.get('code')} {error.get('type')}"
 
 
 def _short(content: bytes) -> str:

@@ -31,7 +31,7 @@ from stillroom.teachers.strict_json import one_line
 from stillroom.teachers.tasks.unusable import Reading, Unusable, given, refused_in_words, without_thinking
 
 Floats = NDArray[np.float64]
-_END_OF_THINKING = "</think>"
+_END_OF_THINKING = re.compile("</think>", re.IGNORECASE)
 _OPENS = " \t\r\n\"'`*([{“”‘’«"
 _CLOSES = _OPENS + ".,:;!)]}»"
 _MARKERS = str.maketrans("Ġ▁Ċ", "  \n")
@@ -190,9 +190,9 @@ def _answer_tokens(choice: Choice) -> Sequence[TokenLogprobs]:
     """The tokens behind a closing think tag. Raises Unusable where there are none."""
     if not choice.logprobs:
         raise Unusable(_NONE, "the server gave no log-probabilities.")
-    before, tag, _ = "".join(token.token for token in choice.logprobs).lower().rpartition(_END_OF_THINKING)
+    end = max((tag.end() for tag in _END_OF_THINKING.finditer("".join(token.token for token in choice.logprobs))), default=0)
     starts = accumulate((len(token.token) for token in choice.logprobs), initial=0)
-    return [token for token, start in zip(choice.logprobs, starts, strict=False) if start >= len(before) + len(tag)]
+    return [token for token, start in zip(choice.logprobs, starts, strict=False) if start >= end]
 
 
 def _normal(estimate: Floats) -> Floats:
