@@ -83,6 +83,8 @@ def _column_bytes(column: pd.Series[Any]) -> list[bytes]:
 def _encode(fact: object, write: Callable[[bytes], None]) -> None:
     # Written piece by piece into the digest: a forest's state is a million facts, ten levels deep.
     match fact:
+        case str():  # most facts are
+            write(_sized(b"s", fact.encode()))
         case None:
             write(b"n")
         case bool():
@@ -91,16 +93,14 @@ def _encode(fact: object, write: Callable[[bytes], None]) -> None:
             write(_sized(b"i", str(fact).encode()))
         case float():
             write(b"f" + struct.pack("<d", fact))
-        case str():
-            write(_sized(b"s", fact.encode()))
         case bytes():
             write(_sized(b"b", fact))
-        case Mapping():
+        case dict() | Mapping():
             write(b"d" + struct.pack("<q", len(fact)))
             for key in sorted(fact):
                 _encode(key, write)
                 _encode(fact[key], write)
-        case Sequence():
+        case list() | tuple() | Sequence():
             write(b"l" + struct.pack("<q", len(fact)))
             for item in fact:
                 _encode(item, write)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import re
@@ -187,6 +188,14 @@ def test_cancelled_it_keeps_what_came(store: KnowledgeStore, serve: Make, endpoi
     asyncio.run(work())
     known = sum(each is not None for each in stored_outcomes(store, place, rows))
     assert sum(server.answered.values()) - known <= 8
+
+
+def test_the_garbage_collector_is_rare_while_it_asks(store: KnowledgeStore, serve: Make, endpoint: Make, make_requests: Make) -> None:
+    before, heard = gc.get_threshold(), set()
+    place = endpoint(serve(lambda number, body: {}))
+    ask_all(store, place, make_requests(5), listen=lambda standing: heard.add(gc.get_threshold()[0] > before[0]))
+    assert heard == {True}
+    assert gc.get_threshold() == before
 
 
 def test_the_standing_is_live(store: KnowledgeStore, serve: Make, endpoint: Make, make_requests: Make) -> None:

@@ -11,6 +11,7 @@ from itertools import islice
 
 from stillroom.core.chat import ChatRequest, Failure, Reply, from_block
 from stillroom.core.errors import StageFailed
+from stillroom.core.garbage import collecting_rarely
 from stillroom.core.protocols import BlockStore
 from stillroom.teachers.endpoint.address import Endpoint
 from stillroom.teachers.endpoint.budget import Budget, Prices
@@ -84,9 +85,10 @@ def ask_all(
         EndpointStopped: the endpoint is down, or the settings are wrong. What came before is stored.
         StageFailed: the store cannot be written.
     """
-    return asyncio.run(
-        ask_all_async(store, endpoint, requests, prices=prices, budget=budget, ask_failed_again=ask_failed_again, listen=listen)
-    )
+    with collecting_rarely():
+        return asyncio.run(
+            ask_all_async(store, endpoint, requests, prices=prices, budget=budget, ask_failed_again=ask_failed_again, listen=listen)
+        )
 
 
 async def ask_all_async(

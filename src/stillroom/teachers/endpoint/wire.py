@@ -160,7 +160,8 @@ def _choice(content: dict[str, Any]) -> Choice:
 
 def _text(value: object) -> str:
     """JSON may hold half a surrogate pair, which neither files nor tokenizers can."""
-    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = str(value)
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _token(content: dict[str, Any]) -> TokenLogprobs:
