@@ -19,6 +19,7 @@ RULE = "sr1"
 """blake2b with 20 bytes of digest over the type-tagged encoding of `_encode`."""
 
 _DIGEST_BYTES = 20
+_int64, _float64 = struct.Struct("<q").pack, struct.Struct("<d").pack
 
 
 def fingerprint(*facts: object) -> str:
@@ -75,9 +76,9 @@ def _column_bytes(column: pd.Series[Any]) -> list[bytes]:
     if is_numeric_dtype(column.dtype) and not is_bool_dtype(column.dtype):
         numbers = column.to_numpy(dtype="float64", na_value=float("nan"))
         # + 0.0 turns -0.0 into 0.0: equal numbers, equal keys.
-        return [b"-" if gone else b"f" + struct.pack("<d", x + 0.0) for x, gone in zip(numbers.tolist(), missing, strict=True)]
+        return [b"-" if gone else b"f" + _float64(x + 0.0) for x, gone in zip(numbers.tolist(), missing, strict=True)]
     cells = (b"" if gone else str(cell).encode() for cell, gone in zip(column.tolist(), missing, strict=True))
-    return [b"-" if gone else b"s" + struct.pack("<q", len(cell)) + cell for cell, gone in zip(cells, missing, strict=True)]
+    return [b"-" if gone else b"s" + _int64(len(cell)) + cell for cell, gone in zip(cells, missing, strict=True)]
 
 
 def _encode(fact: object, write: Callable[[bytes], None]) -> None:
@@ -92,16 +93,16 @@ def _encode(fact: object, write: Callable[[bytes], None]) -> None:
         case int():
             write(_sized(b"i", str(fact).encode()))
         case float():
-            write(b"f" + struct.pack("<d", fact))
+            write(b"f" + _float64(fact))
         case bytes():
             write(_sized(b"b", fact))
         case dict() | Mapping():
-            write(b"d" + struct.pack("<q", len(fact)))
+            write(b"d" + _int64(len(fact)))
             for key in sorted(fact):
                 _encode(key, write)
                 _encode(fact[key], write)
         case list() | tuple() | Sequence():
-            write(b"l" + struct.pack("<q", len(fact)))
+            write(b"l" + _int64(len(fact)))
             for item in fact:
                 _encode(item, write)
         case _ if type(fact).__module__ == "numpy":
@@ -124,4 +125,4 @@ def _encode_array(fact: object, write: Callable[[bytes], None]) -> None:
 
 
 def _sized(tag: bytes, content: bytes) -> bytes:
-    return tag + struct.pack("<q", len(content)) + content
+    return tag + _int64(len(content)) + content
