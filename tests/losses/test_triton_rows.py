@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 pytest.importorskip("triton", reason="the compiled kernels need triton, which is there for Linux")
 
 from stillroom.losses import divergence as plain
-from stillroom.losses import fused, rows, triton_rows
+from stillroom.losses import fused, rows, triton_checked, triton_kernels, triton_rows
 from stillroom.losses.closed_form import DIVERGENCES, Distribution, Divergence, JensenShannon, SkewedForwardKL, SkewedReverseKL
 from stillroom.losses.head import Head
 from stillroom.losses.rows import Answer, BucketAnswer, DenseAnswer, Mix, SampledAnswer
@@ -294,12 +295,70 @@ def test_cuda_takes_the_kernels_where_triton_is_installed(monkeypatch: pytest.Mo
     teacher, labels = SparseTeacher(torch.zeros(1, 1), torch.zeros(1, 1)), torch.zeros(1)
     plan = fused._Plan(head_of(0, 1.0, None), teacher, labels, labels, Mix(Squares(), 1.0, 1.0, 0.0), torch.bfloat16, 1)
     cuda = torch.device("cuda")
-    assert fused._rows_function(cuda, plan) is triton_rows.loss_and_gradient_
+    assert fused._rows_function(cuda, plan) is triton_checked.loss_and_gradient_
     dense = replace(plan, teacher=DenseTeacher(torch.zeros(1, 1), head_of(0, 1.0, None)))
     for device, other in ((torch.device("cpu"), plan), (cuda, dense), (cuda, replace(plan, dtype=torch.float64))):
         assert fused._rows_function(device, other) is rows.loss_and_gradient_
     monkeypatch.setattr(fused, "find_spec", lambda name: None)
     assert fused._rows_function(cuda, plan) is rows.loss_and_gradient_
+
+
+class Kernel:
+    """Stands for a compiled kernel: `launch` gets what the kernel would."""
+
+    def __init__(self, launch: Callable[..., None]) -> None:
+        self.launch = launch
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self.launch
+
+
+@pytest.fixture
+def first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_checked, "_agreed", {})
+    monkeypatch.setattr(triton_checked, "_ROWS", 1)
+
+
+@pytest.mark.usefixtures("first_use")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["dense", "topk", "sampled", "none"])
+@pytest.mark.parametrize("name", ALL)
+def test_kernels_that_agree_with_torch_are_taken(name: str, kind: str, dtype: torch.dtype) -> None:
+    if kind in ("sampled", "none") and name != "forward_kl":
+        return
+    case, mix = draw(kind, 3.0, dtype), Mix(ALL[name], 1.7, float(kind != "none"), 0.4)
+    want = case.copy().run(triton_rows, mix)
+    for got, expected in zip(case.copy().run(triton_checked, mix), want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    assert list(triton_checked._agreed.values()) == [True]
+
+
+@pytest.mark.usefixtures("first_use")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fault", ["fails", "differs"])
+@pytest.mark.parametrize("kind", ["dense", "topk", "sampled", "none"])
+def test_kernels_that_fail_or_differ_are_left_out_with_a_warning(
+    kind: str, fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "dense_loss_and_gradient" if kind == "dense" else "softmax_gradient"
+    kernel = getattr(triton_kernels, name)
+
+    def launch(raw: Tensor, *rest: Any, **settings: Any) -> None:
+        if fault == "fails":
+            raise RuntimeError("no kernel image is available")
+        kernel[(len(raw),)](raw, *rest, **settings)
+        raw[0, 7] += 0.02
+
+    monkeypatch.setattr(triton_kernels, name, Kernel(launch))
+    case, mix = draw(kind, dtype=dtype), Mix(ALL["forward_kl"], 1.7, float(kind != "none"), 0.4)
+    want = case.copy().run(rows, mix)
+    with pytest.warns(RuntimeWarning, match="fail" if fault == "fails" else "differ") as warned:
+        got = case.copy().run(triton_checked, mix), case.copy().run(triton_checked, mix)
+    assert len(warned) == 1
+    for each in got:
+        for ours, expected in zip(each, want, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["dense", "topk", "sampled", "none"])

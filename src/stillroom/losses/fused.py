@@ -216,12 +216,12 @@ def _forward(
 
 
 def _rows_function(device: torch.device, plan: _Plan) -> Callable[..., tuple[Tensor, Tensor]]:
-    """`loss_and_gradient_` of `losses.rows`, or of `losses.triton_rows` on CUDA where triton is installed and can."""
+    """`loss_and_gradient_` of `losses.rows`, or of `losses.triton_checked` on CUDA where triton is installed and can."""
     if device.type == "cuda" and find_spec("triton"):
-        from stillroom.losses import triton_rows  # not at the top: triton is no dependency of the CPU build of torch
+        from stillroom.losses import triton_checked, triton_rows  # not at the top: triton is no dependency of the CPU build of torch
 
         if triton_rows.handles(plan.dtype, isinstance(plan.teacher, DenseTeacher), plan.mix):
-            return triton_rows.loss_and_gradient_
+            return triton_checked.loss_and_gradient_
     return loss_and_gradient_
 
 

@@ -4,7 +4,8 @@ A dense teacher goes through the kernels alone. Of a sparse teacher's comparison
 whole rows; the K listed tokens are picked out, compared in plain torch by the formulas of `losses.rows`, and put back.
 
 Checked against `losses.rows` and a float64 oracle in Triton's interpreter on a CPU, and compiled for NVIDIA's sm_90. Never run on
-a GPU and never timed: block and warps are a first guess, and `benchmarks/kd_loss.py --device cuda` is the measurement to make.
+a GPU and never timed: block and warps are a first guess, `benchmarks/kd_loss.py --device cuda` is the measurement to make,
+and `losses.triton_checked` holds the first rows against torch before the others go this way.
 
 Shapes: R rows of a chunk, V vocabulary, K entries of a sparse teacher.
 """
