@@ -115,3 +115,18 @@ def textbook(pattern: Sequence[int], text: Sequence[int]) -> int:
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=70), st.lists(st.integers(-1, 3), max_size=90))
 def test_edits_are_those_of_the_textbook(pattern: list[int], text: list[int]) -> None:
     assert fewest_edits(pattern, text) == textbook(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("copy", "text"),
+    [
+        ("How do I lo\u00adcate my card", "How do I locate my card"),
+        ("How do I lo\u2060cate my ca\ufeffrd", "How do I locate my card"),
+        ("How\u200bdo\u200bI\u200blocate my card", "How do I locate my card"),
+        ("I don`t have 1,250,000 or 3,000", "I don't have 1250000 or 3000"),
+        ("I don\u2032t and can\u00b4t", "I don't and can't"),
+    ],
+)
+def test_what_is_not_seen_does_not_hide_a_copy(copy: str, text: str) -> None:
+    assert words(copy) == words(text)
+    assert find_leaks([copy], [text])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillroom.data.duplicates import exact_duplicates, near_duplicates
+from stillroom.data.duplicates import _jaccard, exact_duplicates, near_duplicates
 from stillroom.data.normal_text import normal_form, words
 
 
@@ -114,3 +114,8 @@ def test_texts_in_chunks_and_strange_characters(monkeypatch: pytest.MonkeyPatch,
 def test_a_threshold_that_is_none_is_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match=r"is outside \(0, 1\]"):
         near_duplicates(["a"], threshold=threshold)
+
+
+@pytest.mark.parametrize(("shared", "size", "threshold"), [(55, 100, 0.55), (14, 25, 0.56), (7, 25, 0.28)])
+def test_a_pair_just_at_the_threshold_is_compared(shared: int, size: int, threshold: float) -> None:
+    assert _jaccard(np.arange(shared, dtype=np.uint64), np.arange(size, dtype=np.uint64), threshold) == shared / size

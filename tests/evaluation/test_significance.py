@@ -332,3 +332,18 @@ def test_a_ratio_is_above_zero_exactly_when_its_numerator_is() -> None:
         assert (found.low > 0) == (above.low > 0)
         seen.add(found.low > 0)
     assert seen == {True, False}
+
+
+def test_a_difference_that_is_the_same_on_every_row_shows_what_the_sign_test_shows() -> None:
+    for num_rows, verdict in ((2, "no evidence"), (5, "no evidence"), (6, "helped")):
+        right, wrong = mean_of(np.ones(num_rows)), mean_of(np.zeros(num_rows))
+        assert one_verdict([right] * 2, [wrong] * 2, low=0.0, high=1.0).outcome == verdict
+
+
+def test_all_right_of_few_has_an_interval_as_wide_as_they_are_few() -> None:
+    labels, probs = np.array([0] * 30 + [1] * 3), np.array([[0.9, 0.1]] * 30 + [[0.2, 0.8]] * 3)
+    low = {}
+    for metric in quality_metrics("classification")[:3]:
+        measured = estimate({"m": [metric.statistic(labels, probs)]}, groups=None, num_rows=33, resamples=250, seed=0)["m"]
+        low[metric.name] = interval_within(measured, metric, 0.95).low
+    assert low == pytest.approx({"accuracy": 0.025 ** (1 / 33), "macro_f1": 0.025 ** (1 / 33), "roc_auc": 0.025 ** (1 / 3)})

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from stillroom.core.records import Batch
 from stillroom.core.spans import Span, spans_of_tags
 from stillroom.evaluation.evidence import build_evidence
+from stillroom.evaluation.significance import estimate, interval_within
 from stillroom.evaluation.spans import quality_of_spans, span_disagreements, span_f1, span_precision, span_recall
+from stillroom.evaluation.statistic import Metric
 
 A, B = Span(0, 3, "a"), Span(4, 7, "b")
 
@@ -127,3 +129,14 @@ def test_where_teacher_and_student_differ_is_shown_in_words() -> None:
     (case,) = span_disagreements(test, predictions)
     assert (case.label, case.teacher, case.student) == ("Ann (a), Bob (b)", "Ann (a), Bob (b)", "Ann (a)")
     assert (case.size, case.example) == (1.0, {"text": "Ann Bob met"})
+
+
+def test_texts_without_a_span_are_no_evidence_that_spans_are_right() -> None:
+    gold = column([[A]] * 4 + [[]] * 96)
+    found = column([[A]] * 2 + [[]] * 98)
+    for statistic, trials in ((span_precision, 2), (span_recall, 4), (span_f1, 2)):
+        measured = estimate({"m": [statistic(gold, found)]}, groups=None, num_rows=100, resamples=50, seed=0)["m"]
+        assert measured.num_trials == trials
+    measured = estimate({"m": [span_precision(gold, found)]}, groups=None, num_rows=100, resamples=50, seed=0)["m"]
+    metric = Metric("span_precision", True, span_precision, 0.0, 1.0, is_share=True)
+    assert interval_within(measured, metric, 0.95).low == pytest.approx(0.025 ** (1 / 2))

@@ -64,3 +64,14 @@ def test_agreement_has_wilsons_interval() -> None:
     whole = agreement("label_agreement", [True] * 4)
     assert whole.low is not None
     assert 0.3 < whole.low < 1, "four of four prove little"
+
+
+def test_texts_without_a_word_are_told_not_measured() -> None:
+    assert synthetic_measures([""] * 20, [" "] * 20, seed=0) == ([], ["Neither the generated nor the real texts hold a word to compare."])
+
+
+def test_paraphrases_of_the_real_texts_are_far_below_chance() -> None:
+    real = texts(100, 1)
+    copied = [" ".join([*text.split()[:-1], random.Random(text).choice(WORDS)]) for text in real]
+    found = {each.measure: each for each in synthetic_measures(copied, real, seed=0)[0]}
+    assert found["two_sample_auc"].high < 0.5

@@ -31,6 +31,8 @@ def test_what_was_not_found_is_not_claimed(generated: Generated) -> None:
     alike = replace(generated, measures=(Measure("generated", "two_sample_auc", 0.52, 0.45, 0.6, 90, 1),), unfilled=(), unfilled_cells=0)
     words = " ".join(summary(alike))
     assert "Nothing shows that a model could tell generated texts from real ones: AUC 0.520 (interval 0.450 to 0.600)" in words
+    copies = replace(generated, measures=(Measure("generated", "two_sample_auc", 0.1, 0.05, 0.2, 90, 1),))
+    assert "Generated texts are close copies of real ones, of which this test cannot judge: AUC 0.100" in " ".join(summary(copies))
     assert "Every cell of the plan is filled (210)." in words
     assert "label" not in words
     empty = Generated(planned=3, accepted=0, cells=1, rounds=1, complete=False, remarks=("There are no generated texts to measure.",))

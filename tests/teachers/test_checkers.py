@@ -66,7 +66,7 @@ def test_numeric_match_says_why() -> None:
         False,
         False,
     ]
-    with pytest.raises(BadInput, match="expected: = 'many' holds no number"):
+    with pytest.raises(BadInput, match="expected: = 'many' holds no single number"):
         numeric_match("5", "many")
 
 
@@ -160,3 +160,91 @@ def test_records_are_compared_by_value(answer: str, passes: bool) -> None:
 def test_a_reference_that_is_no_record_is_refused() -> None:
     with pytest.raises(BadInput, match="compared with a JSON value"):
         record_match("{}", "none")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "The answer is - 18",
+        "\\boxed{- 18}",
+        "The answer is – 18",
+        "The answer is –18",
+        "The answer is minus 18",
+        "The answer is negative 18",
+        "The answer is - $18",
+        "#### -18",
+    ],
+)
+def test_a_sign_is_not_lost(answer: str) -> None:
+    assert not numeric_match(answer, "18").passed
+    assert numeric_match(answer, "-18").passed
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        ("\\boxed{2^{10}}", "2"),
+        ("\\boxed{2^{10}}", "10"),
+        ("\\boxed{10^{-3}}", "10"),
+        ("\\boxed{10^{-3}}", "3"),
+        ("\\boxed{2\\sqrt{3}}", "2"),
+        ("\\boxed{\\sqrt{16}}", "16"),
+        ("\\boxed{3\\pi}", "3"),
+        ("\\boxed{5x}", "5"),
+        ("\\boxed{12, 13}", "12"),
+        ("\\boxed{(3,2)}", "3"),
+        ("\\boxed{18 \\text{ or } 19}", "18"),
+        ("\\boxed{1.\\overline{3}}", "1"),
+        ("\\boxed{\\frac{1.5}{2}}", "1.5"),
+        ("\\boxed{2:3}", "2"),
+        ("\\boxed{\\frac{x}{2}}", "2"),
+        ("\\boxed{-(18)}", "18"),
+        ("\\boxed{\\frac{1}{-2}}", "1"),
+        ("The answer is 9*2", "9"),
+        ("The answer is 20 - 2", "20"),
+        ("The answer is not 5", "5"),
+        ("The answer is 5 or 6", "5"),
+        ("So it is 12 m^2.", "2"),
+        ("#### 2:30 pm", "2"),
+    ],
+)
+def test_a_part_of_the_answer_is_not_the_answer(answer: str, part: str) -> None:
+    assert not numeric_match(answer, part).passed
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("\\boxed{\\frac12}", "1/2"),
+        ("\\boxed{\\cfrac{1}{2}}", "0.5"),
+        ("\\boxed{\\frac{1}{-2}}", "-1/2"),
+        ("\\boxed{90^\\circ}", "90"),
+        ("\\boxed{90^{\\circ}}", "90"),
+        ("The answer is Rs. 50", "50"),
+        ("The answer is approx. 50", "50"),
+        ("Answer:\n- 18 apples", "18"),
+        ("Total: 12\n3/4 of them left", "3/4"),
+        ("The answer is 2 hundred", "200"),
+        ("So it is 12 m^2.", "12"),
+        ("He has 20 minus 2, or 18", "18"),
+        ("#### 50% or 1/2", "50"),
+        ("#### 2:00 pm", "2"),
+        ("\\boxed{12}", "12 cm^2"),
+        ("The answer is 18", "18 (9 a day for 2 days)"),
+    ],
+)
+def test_numbers_as_people_write_them(answer: str, expected: str) -> None:
+    assert numeric_match(answer, expected).passed
+
+
+@pytest.mark.parametrize("expected", ["2:3", "(2, 3)", "2^{10}"])
+def test_a_reference_of_several_numbers_cannot_be_compared(expected: str) -> None:
+    with pytest.raises(BadInput, match="holds no single number"):
+        numeric_match("\\boxed{2}", expected)
+
+
+def test_a_stop_in_a_name_ends_no_answer() -> None:
+    for one, other in (("St. Paul", "St. Louis"), ("U.S. Steel", "U.S. Bank"), ("Dr. Who", "Dr. No")):
+        assert not exact_match(f"The answer is {one}", f"The answer is {other}").passed
+        assert exact_match(f"The answer is {one}. It says so.", one).passed
+    assert exact_match("The answer is B. It says so.", "B").passed

@@ -73,3 +73,8 @@ def test_of_one_examples_samples_the_first_or_the_shortest_is_kept() -> None:
     assert kept(found) == [samples[0], samples[2], samples[4], samples[3]]
     assert kept(found, "first") == [samples[0], samples[3]]
     assert kept(found, "shortest") == [samples[4], samples[3]], "what is thought counts too"
+
+
+def test_records_that_match_vote_alike() -> None:
+    assert majority_vote(['{"a": 1}', '{"a": 1.0}', '{"a": 2}'], by="record") == Vote('{"a": 1}', 2 / 3)
+    assert majority_vote(['{"a": true}', '{"a": 1}'], by="record").answer is None

@@ -74,7 +74,7 @@ def _banding(threshold: float) -> tuple[int, int]:
 
 def _jaccard(a: Hashes, b: Hashes, threshold: float) -> float:
     """Of two sorted sets; 0 where their sizes alone put it below the threshold."""
-    if min(len(a), len(b)) < threshold * max(len(a), len(b)):
+    if min(len(a), len(b)) / max(len(a), len(b)) < threshold:
         return 0.0
     both = np.concatenate([a, b])
     both.sort()

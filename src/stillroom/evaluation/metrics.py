@@ -63,7 +63,8 @@ def roc_auc(codes: NDArray[Any], probs: Floats) -> Statistic | None:
     total = np.zeros(n)
     for code in occurring[-1:] if num_classes == 2 else occurring:
         total += _auc_pseudo_values(codes == code, probs[:, code])
-    return mean_of(total / (1 if num_classes == 2 else len(occurring)))
+    rarest = int(np.minimum(counts, n - counts)[occurring].min())
+    return mean_of(total / (1 if num_classes == 2 else len(occurring)), rarest)
 
 
 def _auc_pseudo_values(positive: NDArray[np.bool_], scores: Floats) -> Floats:
@@ -113,8 +114,8 @@ def rmse(target: NDArray[Any], values: Floats) -> Statistic:
 
 _CLASSIFICATION = (
     Metric("accuracy", True, accuracy, 0.0, 1.0, is_share=True),
-    Metric("macro_f1", True, macro_f1, 0.0, 1.0),
-    Metric("roc_auc", True, roc_auc, 0.0, 1.0),
+    Metric("macro_f1", True, macro_f1, 0.0, 1.0, is_share=True),
+    Metric("roc_auc", True, roc_auc, 0.0, 1.0, is_share=True),
     Metric("log_loss", False, log_loss, 0.0),
     Metric("ece", False, expected_calibration_error, 0.0, 1.0),
 )

@@ -29,7 +29,7 @@ and in 84 % with 5. Smaller versions run in `tests/evaluation/test_significance.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,12 +55,14 @@ class Estimate:
         draws: (R,) the same on every resample of the rows.
         influence: (G,) how far the value falls when a row (or group) is left out.
         seed_variances: (variance, degrees of freedom) of the mean over seeds, one for each arm with several seeds.
+        num_trials: how many rows or groups the measure speaks of, at most; None: all of them.
     """
 
     value: float
     draws: Floats
     influence: Floats
     seed_variances: tuple[tuple[float, int], ...] = ()
+    num_trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def estimate(
         for key, statistic in each.items():
             draws[key].append(statistic.of_means((weights @ sums[key]) / total))
     replicates = {key: (s.value, np.concatenate(draws[key]), _influence(s, sums[key], counts)) for key, s in each.items()}
-    return {key: _over_seeds([replicates[id(s)] for s in seeds]) for key, seeds in measures.items()}
+    return {
+        key: replace(_over_seeds([replicates[id(s)] for s in seeds]), num_trials=_fewest_trials(seeds)) for key, seeds in measures.items()
+    }
 
 
 def combine(terms: Sequence[tuple[float, Estimate]]) -> Estimate:
@@ -130,11 +134,12 @@ def interval_within(measured: Estimate, metric: Metric, confidence: float) -> In
     """`interval`, cut to the measure's range.
 
     All rows right (or wrong) resample to themselves. The interval of such a share is the exact binomial one for as many
-    trials as there are rows or groups (Clopper & Pearson 1934, Biometrika 26:404).
+    trials as there are rows or groups that count (Clopper & Pearson 1934, Biometrika 26:404): of spans, those that have one; of an
+    area under the ROC curve, those of the rarer class.
     """
-    found, num_groups, tail = interval(measured, confidence), len(measured.influence), (1 - confidence) / 2
+    found = interval(measured, confidence)
     if metric.is_share and measured.value in (0.0, 1.0):
-        reach = 1 - tail ** (1 / num_groups)
+        reach = _unseen_share(measured, confidence)
         return Interval(found.value, max(0.0, found.value - reach), min(1.0, found.value + reach))
     if found.low is None or found.high is None:
         return found
@@ -171,7 +176,8 @@ def quotient(
 def judge(student: Estimate, control: Estimate, metric: Metric, *, num_seeds: int, confidence: float) -> Verdict:
     """Did distillation help? `difference` is signed so that positive is better; its interval is cut where no difference can lie.
 
-    helped: the paired interval lies above 0. hurt: below. Else no evidence.
+    helped: the paired interval lies above 0. hurt: below. Else no evidence. A difference that is the same on each of G rows has the
+    interval that the sign test gives: two rows show nothing, six may.
 
     The verdict is about the recipe, not about one lucky pair of models. One seed, or one group of rows, shows nothing of
     its own variance; all that is known is a single observation d of a normal quantity, whose interval
@@ -187,12 +193,26 @@ def judge(student: Estimate, control: Estimate, metric: Metric, *, num_seeds: in
     found = interval(combine([(sign, student), (-sign, control)]), confidence)
     value = found.value
     low, high = (value if bound is None else bound for bound in (found.low, found.high))
+    span = metric.high - metric.low
+    if found.low is not None and low == high != 0 and np.isfinite(span):  # the same on every row: they resample to themselves
+        reach = 2 * span * _unseen_share(student, confidence)
+        low, high = value - reach, value + reach
     if num_seeds < 2 or found.low is None:
         reach = max(2 * float(stats.norm.pdf(1)) / (1 - confidence), 1.0) * abs(value)
         low, high = min(low, value - reach), max(high, value + reach)
-    span = metric.high - metric.low
     low, high = max(low, -span), min(high, span)
     return Verdict("helped" if low > 0 else "hurt" if high < 0 else "no evidence", metric.name, value, low, high)
+
+
+def _unseen_share(measured: Estimate, confidence: float) -> float:
+    """At most so large a share of all rows is unlike those that were seen, if these are all alike (Clopper & Pearson 1934)."""
+    num_groups = len(measured.influence)
+    trials = num_groups if measured.num_trials is None else min(num_groups, measured.num_trials)
+    return float(1 - ((1 - confidence) / 2) ** (1 / max(trials, 1)))
+
+
+def _fewest_trials(seeds: Sequence[Statistic]) -> int | None:
+    return min((s.num_trials for s in seeds if s.num_trials is not None), default=None)
 
 
 def _grouping(groups: NDArray[Any] | None, num_rows: int) -> tuple[Floats, Callable[[Any], Any]]:

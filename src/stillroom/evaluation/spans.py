@@ -23,17 +23,20 @@ Spans = NDArray[Any]
 
 def span_f1(gold: Spans, found: Spans) -> Statistic:
     """2 * right / (found + gold)."""
-    return Statistic(_counts(gold, found), lambda means: ratio(2 * means[..., 0], means[..., 1] + means[..., 2]))
+    rows = _counts(gold, found)
+    return Statistic(rows, lambda means: ratio(2 * means[..., 0], means[..., 1] + means[..., 2]), int((rows[:, 1:] > 0).sum(0).min()))
 
 
 def span_precision(gold: Spans, found: Spans) -> Statistic:
     """right / found. Undefined, not 0, where nothing is found."""
-    return Statistic(_counts(gold, found), lambda means: ratio(means[..., 0], means[..., 1]))
+    rows = _counts(gold, found)
+    return Statistic(rows, lambda means: ratio(means[..., 0], means[..., 1]), int((rows[:, 1] > 0).sum()))
 
 
 def span_recall(gold: Spans, found: Spans) -> Statistic:
     """right / gold."""
-    return Statistic(_counts(gold, found), lambda means: ratio(means[..., 0], means[..., 2]))
+    rows = _counts(gold, found)
+    return Statistic(rows, lambda means: ratio(means[..., 0], means[..., 2]), int((rows[:, 2] > 0).sum()))
 
 
 def quality_of_spans(test: Batch) -> tuple[Metric, ...]:

@@ -23,10 +23,12 @@ class Statistic:
     Attributes:
         rows: (n, c) float64, dense or SciPy sparse: what each test row contributes.
         of_means: (..., c) weighted means of `rows` -> (...) the measure; NaN where it is undefined.
+        num_trials: how many rows it speaks of, if not of all: those that have a span at all, or are of the rarer class.
     """
 
     rows: Any
     of_means: Callable[[Floats], Floats]
+    num_trials: int | None = None
 
     @property
     def value(self) -> float:
@@ -34,9 +36,9 @@ class Statistic:
         return float(self.of_means(np.asarray(self.rows.mean(axis=0)).ravel()))
 
 
-def mean_of(contributions: NDArray[Any]) -> Statistic:
+def mean_of(contributions: NDArray[Any], num_trials: int | None = None) -> Statistic:
     """The plain mean of (n,) contributions."""
-    return Statistic(contributions.astype(np.float64)[:, None], lambda means: means[..., 0])
+    return Statistic(contributions.astype(np.float64)[:, None], lambda means: means[..., 0], num_trials)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Metric:
             is the labels, (n,) codes or values, or the teacher's predictions, (n, K) or (n,). Of a language model: its
             `LanguageScores` -> `Statistic`.
         low, high: bounds of the measure; an interval is cut there.
-        is_share: a share of rows that are right, so that 100 % of few rows still has an interval.
+        is_share: 0 or 1 only where all rows that count are wrong or right, so that 100 % of few still has an interval.
     """
 
     name: str

@@ -28,6 +28,8 @@ def synthetic_measures(
     """
     if not generated or not real:
         return [], ["There are no generated texts to measure." if not generated else "There are no real texts to compare with."]
+    if not any(text.split() for text in (*generated, *real)):
+        return [], ["Neither the generated nor the real texts hold a word to compare."]
     sides = [_drawn(side, seed) for side in (generated, real)]
     found = diversity_measures(*sides, confidence=confidence, resamples=resamples, seed=seed)
     try:

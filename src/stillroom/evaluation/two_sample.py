@@ -49,9 +49,11 @@ def two_sample_test(generated: Sequence[str], real: Sequence[str], *, seed: int,
     one corpus would be called different far more often than stated.
 
     The texts of a side must be independent draws: copies of one text on one side are told apart by memory, and reported as such.
+    Texts of both sides that copy each other give an AUC far below 0.5: a text held out is taken for its twin, which was fitted with the
+    other side. Such an AUC says nothing but that.
 
     Raises:
-        BadInput: fewer than 20 texts on a side.
+        BadInput: fewer than 20 texts on a side, or no word in any.
 
     Source: Lopez-Paz & Oquab 2017, section 3, arXiv:1610.06545; DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837);
     Nadeau & Bengio 2003 (Mach. Learn. 52:239), section 3.
@@ -59,6 +61,8 @@ def two_sample_test(generated: Sequence[str], real: Sequence[str], *, seed: int,
     for name, side in (("generated", generated), ("real", real)):
         if len(side) < _FEWEST:
             raise BadInput.at(name, f"has {len(side)} texts; a test of two samples needs {_FEWEST} on each side.")
+    if not any(text.split() for text in (*generated, *real)):
+        raise BadInput.at("generated", "and real texts hold no word; a test of two samples compares words.")
     is_generated = np.repeat([True, False], [len(generated), len(real)])
     return told_apart(features([*generated, *real]), is_generated, seed=seed, confidence=confidence)
 

@@ -49,6 +49,9 @@ def told_apart(made: Generated, confidence: float | None = None) -> str:
         return ""
     if auc.low is not None and auc.low > 0.5:
         answer = "A model can tell generated texts from real ones"
+    elif auc.high is not None and auc.high < 0.5:
+        # What is held out has its twin on the other side of what was fitted.
+        answer = "Generated texts are close copies of real ones, of which this test cannot judge"
     else:
         answer = "Nothing shows that a model could tell generated texts from real ones"
     return f"{answer}: AUC {_with_interval(auc, confidence)}; 0.5 is chance, 1 tells every pair apart."

@@ -58,7 +58,7 @@ STYLES: dict[str, Style] = {
     "corpus_distinct_2": Style("Different word pairs, all texts", "share", "", "writing", "over all texts of a side"),
     "corpus_distinct_3": Style("Different word triples, all texts", "share", "", "writing", "over all texts of a side"),
     "spread": Style("Spread", "score", "", "writing", "mean distance of two texts by their words; 1 is nothing in common"),
-    "two_sample_auc": Style("Told apart from real texts", "score", "lower", "writing", "AUC of a model; 0.5 is chance"),
+    "two_sample_auc": Style("Told apart from real texts", "score", "", "writing", "AUC of a model; 0.5 is chance, far below it are copies"),
     "label_balance": Style("Balance of the labels", "score", "higher", "writing", "1 is an equal share each"),
     "label_agreement": Style("Of the intended label", "share", "higher", "writing", "by the teacher, asked anew"),
     "narrowing": Style("Narrowing", "share", "lower", "writing", "self-similarity above the teacher\u2019s"),

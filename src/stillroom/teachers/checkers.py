@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from stillroom.core.errors import BadInput
-from stillroom.teachers.final_answers import Number, final_answer, final_number
+from stillroom.teachers.final_answers import Number, final_answer, final_number, numbers, reference_number
 from stillroom.teachers.strict_json import FENCE, parse, schema_problem
 
 _SHOWN = 60
@@ -52,13 +52,16 @@ def numeric_match(answer: str, expected: str, *, tolerance: Fraction | int = 0) 
     Raises:
         BadInput: there is no number in `expected`.
     """
-    wanted = final_number(expected)
+    wanted = reference_number(expected)
     if wanted is None:
-        raise BadInput.at("expected", f"= {_shown(expected)} holds no number; a numeric check needs one in each reference answer.")
+        raise BadInput.at("expected", f"= {_shown(expected)} holds no single number; a numeric check needs one in each reference.")
     given = final_number(answer)
     if given is None:
         found = final_answer(answer)
-        return Check(False, f"the final answer {_shown(found.text)} holds no number" if found else "there is no final answer")
+        if found is None:
+            return Check(False, "there is no final answer")
+        single = "single " if numbers(found.text) else ""
+        return Check(False, f"the final answer {_shown(found.text)} holds no {single}number")
     if any(abs(given.value * scale - wanted.value) <= tolerance for scale in _scales(wanted, given)):
         return Check(True)
     return Check(False, f"the answer is {_shown(given.text)}, expected {_shown(wanted.text)}")

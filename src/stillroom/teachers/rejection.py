@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from stillroom.core.responses import AcceptRate
 from stillroom.teachers.checkers import Check, comparable, said
@@ -143,8 +143,20 @@ def _ballot(answer: str, by: Ballot) -> tuple[Fraction | str, str] | None:
         return (number.value, number.text) if number else None
     if by == "record":
         try:
-            return json.dumps(parse(answer), sort_keys=True), answer
+            return json.dumps(_canonical(parse(answer)), sort_keys=True), answer
         except ValueError:
             return None
     text = said(answer)
     return (comparable(text), text) if text else None
+
+
+def _canonical(value: Any) -> Any:
+    """As `record_match` compares: 1.0 is 1."""
+    match value:
+        case dict():
+            return {name: _canonical(part) for name, part in value.items()}
+        case list():
+            return [_canonical(part) for part in value]
+        case float() if value.is_integer():
+            return int(value)
+    return value

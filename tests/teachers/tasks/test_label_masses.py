@@ -20,6 +20,7 @@ from stillroom.teachers.tasks.unusable import Unusable
 
 CODES = ("AB", "AC", "BA", "CC", "ZZ")
 PIECES = ["A", "B", "C", " A", "a", "b", " b", "AB", " AB", "ab", "Ac", "Ba", " BA", "CC", " cc", "Z", " ", '"', "x", "AX", "BB", "<end>"]
+PIECES += ['"A', '"BA', '" c', '" ', ' "', '""']
 
 
 class Model:
@@ -47,21 +48,20 @@ class Model:
         return tuple(given), Choice("".join(given), "stop", logprobs=tuple(tokens))
 
     def probability(self, label: str, given: tuple[str, ...]) -> float:
-        """Of all answers that say the label: its code in any case, after at most one space, after what opened the given answer."""
-        opened = 0
-        while not given[opened].strip(' "'):
-            opened += 1
-        paths = {path for n in range(opened + 1) for lead in ("", " ") for path in self.paths(label, lead, given[:n])}
+        """Of all answers that say the label: its code in any case, after at most one space, after what opened the given answer or less."""
+        text = "".join(given)
+        opener = text[: len(text) - len(text.lstrip(' "'))]
+        paths = {path for n in range(len(opener) + 1) for lead in ("", " ") for path in self.paths(label, opener[:n] + lead)}
         return sum(math.prod(self.after(path[:i])[path[i]] for i in range(len(path))) for path in paths)
 
-    def paths(self, label: str, lead: str, beginning: tuple[str, ...]) -> list[tuple[str, ...]]:
+    def paths(self, label: str, lead: str) -> list[tuple[str, ...]]:
         def spell(rest: str) -> list[tuple[str, ...]]:
             if not rest:
                 return [()]
             fitting = [piece for piece in self.pieces if piece != "<end>" and rest.startswith(piece.upper())]
             return [(piece, *more) for piece in fitting for more in spell(rest[len(piece) :])]
 
-        return [(*beginning, *path) for path in spell(lead + label)]
+        return spell(lead + label)
 
 
 def usable(model: Model, named: int) -> tuple[tuple[str, ...], LabelMasses] | None:
@@ -237,3 +237,15 @@ def test_codes_are_of_one_length_no_words_and_begin_differently(num_labels: int)
 def test_more_labels_than_codes_have_a_remedy() -> None:
     with pytest.raises(BadInput, match=r"teacher.answers: = 'logprobs' has codes for \d+ labels, not for 5000; use answers: samples"):
         label_codes(5000)
+
+
+@pytest.mark.parametrize(("opener", "given"), [("(", "(AB"), ('"', '"AB'), ("\n", "\nAB"), ("**", "**AB")])
+def test_a_rival_that_is_one_token_with_its_opener_is_seen(opener: str, given: str) -> None:
+    assert read(given, (given, {given: 0.5, f"{opener}CC": 0.45, "x": 0.05})).seen == pytest.approx([0.5, 0, 0, 0.45, 0])
+    masses = read(given, (opener, {opener: 0.6, f"{opener}CC": 0.3, "x": 0.1}), ("AB", {"AB": 0.9, "BA": 0.1}))
+    assert masses.seen == pytest.approx([0.54, 0, 0.06, 0.3, 0])
+
+
+def test_a_long_row_of_blanks_is_no_opener() -> None:
+    with pytest.raises(Unusable, match="17 blanks"):
+        read(" " * 17 + "AB", (" " * 17, {" " * 17: 0.9, "x": 0.1}), ("AB", {"AB": 1.0, "x": 1e-9}))

@@ -21,7 +21,7 @@ from stillroom.pipeline.work import Work
 from stillroom.spec.job import Job
 from stillroom.spec.responses import ResponsesSpec
 from stillroom.spec.student import HuggingFaceStudentSpec
-from stillroom.teachers.final_answers import final_number
+from stillroom.teachers.final_answers import reference_number
 from stillroom.teachers.strict_json import parse, schema_problem
 
 if TYPE_CHECKING:
@@ -166,8 +166,10 @@ def _check_gold(work: ResponsesWork) -> None:
         return
     if checks.check == "number":
         for each in rows:
-            if final_number(each.gold) is None:
-                raise BadInput.at(each.place, f"its answer {each.gold[:60]!r} holds no number, which responses.check: number compares.")
+            if reference_number(each.gold) is None:
+                raise BadInput.at(
+                    each.place, f"its answer {each.gold[:60]!r} holds no single number, which responses.check: number compares."
+                )
     if work.told is not None and work.told.output_schema is not None:
         problem = schema_problem(work.told.output_schema)
         for each in rows:

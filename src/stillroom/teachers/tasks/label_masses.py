@@ -1,8 +1,8 @@
 """The probability of each label, from the log-probabilities of the tokens of its code.
 
 What is counted. A server names the likeliest tokens at each place of the one answer that it gave. An answer says a label if it is the
-label's code in any case, after at most one space, after what opened the given answer (quotes, blanks). P(label) is the probability of
-all such answers together, however their text falls into tokens. Of these,
+label's code in any case, after at most one space, after what opened the given answer (quotes, blanks) or a beginning of that. P(label)
+is the probability of all such answers together, however their text falls into tokens. Of these,
 
 - a token that completes a code is *seen*, whether it was given or not;
 - a token that begins codes, and was not given, is seen but not told apart: its mass belongs to any of these labels;
@@ -40,6 +40,7 @@ _SAID = re.compile(rf"[{re.escape(_OPENS)}]*([A-Za-z]+)(?:[{re.escape(_CLOSES)}]
 _ROUNDING = 0.01
 """By so much may rounded probabilities add up to more than 1."""
 _POSITIVE = 1e-3
+_LONGEST_OPENER = 16
 _NONE: Literal["no-logprobs"] = "no-logprobs"
 
 
@@ -79,7 +80,7 @@ class CodeReader:
         assert len({len(code) for code in codes}) == 1
         assert len(set(codes)) == len(codes)
         self._index = {code: i for i, code in enumerate(codes)}
-        self._after: dict[str, _Spellings] = {}
+        self._after: dict[tuple[str, str], _Spellings] = {}
 
     def read(self, choice: Choice) -> Reading[LabelMasses]:
         """The masses behind an answer that is one of the codes.
@@ -106,10 +107,10 @@ class CodeReader:
         """Along the given answer to the end of its code; at each place, take in what the other tokens say."""
         num_labels = len(self._index)
         seen, between, bound = (np.zeros(num_labels) for _ in range(3))
-        path, written = 1.0, ""
+        path, written, opener = 1.0, "", _opener(tokens)
         for token in tokens:
             named, floor = _named(token)
-            chosen, spellings = token.token.translate(_MARKERS), self._spellings(written)
+            chosen, spellings = token.token.translate(_MARKERS), self._spellings(written, opener)
             unseen_spellings = spellings.counts.copy()
             for text in named.keys() & spellings.labels.keys():
                 labels, complete = spellings.labels[text]
@@ -124,6 +125,7 @@ class CodeReader:
             bound += most
             between += np.minimum(most, rest / num_labels)
             path *= named[chosen]
+            opener = opener[len(chosen) :]
             written += _letters(chosen, written)
             if written in self._index:
                 seen[self._index[written]] += path
@@ -131,23 +133,37 @@ class CodeReader:
                 return written, LabelMasses(seen, np.minimum(seen + bound, 1.0), _normal(estimate))
         raise Unusable(_NONE, "the tokens do not spell the answer.")
 
-    def _spellings(self, written: str) -> _Spellings:
-        """What may come next on the way to a code of which `written` is there."""
-        if written not in self._after:
+    def _spellings(self, written: str, opener: str) -> _Spellings:
+        """What may come next on the way to a code of which `written` is there; before it, what is still to come of the opener."""
+        key = (written, "" if written else opener)
+        if key not in self._after:
+            openings = {""} if written else {opener[:end] + space for end in range(len(opener) + 1) for space in ("", " ")}
             labels: dict[str, set[int]] = defaultdict(set)
             for code, i in self._index.items():
                 for end in range(len(written) + 1, len(code) + 1) if code.startswith(written) else ():
                     for case in product(*((c, c.lower()) for c in code[len(written) : end])):
-                        for opening in ("",) if written else ("", " "):
+                        for opening in openings:
                             labels[opening + "".join(case)].add(i)
-            if not written:
-                labels[" "] = set(self._index.values())
+            for opening in openings - {""}:
+                labels[opening] = set(self._index.values())
             counts = np.zeros(len(self._index))
             for members in labels.values():
                 counts[list(members)] += 1
-            table = {t: (np.array(sorted(members)), (written + t.strip()).upper() in self._index) for t, members in labels.items()}
-            self._after[written] = _Spellings(table, counts)
-        return self._after[written]
+            table = {
+                text: (np.array(sorted(members)), (written + text.lstrip(_OPENS)).upper() in self._index)
+                for text, members in labels.items()
+            }
+            self._after[key] = _Spellings(table, counts)
+        return self._after[key]
+
+
+def _opener(tokens: Sequence[TokenLogprobs]) -> str:
+    """What stands before the code. Raises Unusable where it is longer than an opener is."""
+    text = "".join(token.token for token in tokens).translate(_MARKERS)
+    opener = text[: len(text) - len(text.lstrip(_OPENS))]
+    if len(opener) > _LONGEST_OPENER:
+        raise Unusable(_NONE, f"{len(opener)} blanks and quotes stand before the answer.")
+    return opener
 
 
 def _letters(token: str, written: str) -> str:
