@@ -502,7 +502,7 @@ def test_conversations_without_answers_need_control_false(serve: Make, make: Mak
 @pytest.mark.parametrize(
     ("change", "sections", "message"),
     [
-        ({"answer": "none at all"}, {}, r"train, row 3: its answer 'none at all' holds no number"),
+        ({"answer": "none at all"}, {}, r"train, row 3: its answer 'none at all' holds no single number"),
         ({"answer": ""}, {}, r"train, row 3: has no answer, as 1 of 52 rows; either all have one, or none"),
         ({"question": " "}, {}, r"train, row 3: has no prompt"),
         ({"question": 5}, {}, r"train, row 3: holds 5, no text"),
